@@ -1,0 +1,1 @@
+"""Wingspan controls how wide a representation is."""

@@ -1,0 +1,76 @@
+"""The command line: one call per verb. Imports nothing heavy until a verb is known."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+from wingspan.errors import UserError, nearest
+
+VERBS = Path(__file__).parent / "verbs"
+
+
+def verbs() -> dict[str, str]:
+    """Verb -> one line, read from the files' docstrings without importing them."""
+    names = [found.name for found in pkgutil.iter_modules([str(VERBS)]) if not found.name.startswith("_")]
+    return {name: _first_line(VERBS / f"{name}.py") for name in names}
+
+
+def _first_line(file: Path) -> str:
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+
+
+_ORDER = ("study", "pretrain", "measure", "report", "describe", "show")
+
+
+def contents() -> str:
+    """What `wingspan --help` prints."""
+    known = verbs()
+    ordered = [*(name for name in _ORDER if name in known), *sorted(set(known) - set(_ORDER))]
+    lines = ["Wingspan controls how wide a representation is.", "", "usage: wingspan VERB [OPTIONS]", ""]
+    lines += [f"  {name:<10}{known[name]}" for name in ordered]
+    return "\n".join([*lines, "", "wingspan VERB --help says when to change each value. First steps: wingspan study scenes"])
+
+
+def main() -> None:
+    """Entry point of the `wingspan` command. Exit status: 0 done, 2 something the user can mend, 128 + n after signal n."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
+    """Carry out one command and give its exit status."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(contents())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib import metadata
+
+        print(f"wingspan {metadata.version('wingspan')}")
+        return 0
+    try:
+        if words[0] not in verbs():
+            raise UserError(f"'{words[0]}' is not a verb.{nearest(words[0], verbs())} See wingspan --help.")
+        return _carry_out(words[0], words[1:])
+    except UserError as error:
+        print(f"wingspan: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("wingspan: interrupted", file=sys.stderr)
+        return 130
+
+
+def _carry_out(verb: str, words: list[str]) -> int:
+    from wingspan.stopping import Interrupted
+
+    try:
+        return int(importlib.import_module(f"wingspan.verbs.{verb}").main(words))
+    except Interrupted as stop:
+        print(f"wingspan: {stop}", file=sys.stderr)
+        return 128 + stop.signum
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Encoded bytes -> one square RGB image, the same bytes whoever asks."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+# Part of every cache file's key: raise it whenever `decode` gives other bytes for the same picture.
+VERSION = f"1-pillow{PIL.__version__}"
+
+ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BrokenImageError(Exception):
+    """These bytes are no picture; the message says why."""
+
+
+def decode(data: bytes, side: int) -> Pixels:
+    """An encoded picture -> (3, side, side) uint8, RGB: the central square, resized with antialiasing.
+
+    The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB; 16-bit grey is scaled to 8 bits; what
+    is transparent shows white; of an animation the first frame is taken. A JPEG much larger than needed is decoded at
+    1/2, 1/4 or 1/8 of its size, never below twice `side`.
+
+    Raises BrokenImageError for what cannot be decoded or lies beyond Pillow's decompression-bomb limit.
+    """
+    if not data:
+        raise BrokenImageError("no bytes")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft(None, (2 * side, 2 * side))  # None keeps the mode
+            image.load()
+            square = _square(_rgb(_upright(image)), side)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, ...
+        reason = "not an image of a known format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
+        raise BrokenImageError(reason or type(error).__name__) from error
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block does not spoil the pixels
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise BrokenImageError("floating-point pixels have no agreed white; store 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(pixels: npt.NDArray[np.generic]) -> Pixels:
+    """16-bit grey (H, W) -> 8 bits. Pillow's own conversion clips at 255, which turns such pictures white."""
+    wide = pixels.astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise BrokenImageError(f"grey values {wide.min()}..{wide.max()} lie outside 16 bits")
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    """The short side resized to `side` and the centre cut out, in one resampling."""
+    if image.size == (side, side):
+        return image
+    short = min(image.size)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))

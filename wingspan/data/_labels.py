@@ -1,0 +1,153 @@
+"""Columns of a table -> tasks: label values 0..C-1 and class names that mean the same in every split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wingspan.errors import UserError, nearest
+
+IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
+TARGETS = ("label", "labels", "class", "category", "fine_label", "target", "cls", "classes", "class_name", "label_name")
+MISSING = -1
+
+
+@dataclass(frozen=True)
+class Task:
+    """One label column over all splits."""
+
+    classes: tuple[str, ...]
+    values: Mapping[str, npt.NDArray[np.int64]]  # split -> (N,), MISSING where there is none
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of one split: the class names found, in natural order, and the index of every row's own."""
+
+    kind: str  # names | numbers | words
+    names: tuple[str, ...]
+    codes: npt.NDArray[np.int64]  # (N,)
+    crowded: bool  # more than half as many values as rows: an id or a path, not a class
+
+
+def described(rows: Any) -> str:
+    """`image (Image), label (int64)`"""
+    return ", ".join(f"{name} ({_type(feature)})" for name, feature in rows.features.items())
+
+
+def _type(feature: Any) -> str:
+    if isinstance(feature, dict):
+        return "struct"
+    return "Image" if _is(feature, "Image") else str(getattr(feature, "dtype", None) or type(feature).__name__)
+
+
+def _is(feature: Any, kind: str) -> bool:
+    return type(feature).__name__ == kind
+
+
+def image_column(rows: Any, wanted: str, place: str) -> tuple[str, tuple[str, ...]]:
+    """The column that holds images, and notes. Raises UserError listing the columns found."""
+
+    def holds_images(feature: Any) -> bool:
+        coded = isinstance(feature, dict) and {"bytes", "path"} >= set(feature) and "bytes" in feature
+        return _is(feature, "Image") or coded or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+    images = [name for name, feature in rows.features.items() if holds_images(feature)]
+    if wanted:
+        if wanted not in rows.features:
+            raise UserError(f"no column '{wanted}' in {place}.{nearest(wanted, rows.features)} Found: {described(rows)}.")
+        if wanted not in images:
+            raise UserError(
+                f"column '{wanted}' in {place} holds {_type(rows.features[wanted])}, not images. Found: {described(rows)}."
+            )
+        return wanted, ()
+    if not images:
+        raise UserError(f"no image column in {place}. Found: {described(rows)}.")
+    chosen = next((name for name in IMAGES if name in images), images[0])
+    others = ", ".join(f"'{name}'" for name in images if name != chosen)
+    notes = (f"images are read from column '{chosen}'; {others} hold images too (--data.image)",) if others else ()
+    return chosen, notes
+
+
+def read_tasks(tables: Mapping[str, Any], image: str, wanted: str) -> tuple[dict[str, Task], tuple[str, ...]]:
+    """Every column of classes in `tables` (split -> datasets.Dataset), and notes on the columns left out.
+
+    Class lists are those of all splits together, so that a label means the same in each. Columns with more than half as
+    many values as there are rows are taken for ids and left out, unless `wanted` names one. Raises UserError for a
+    wrong `wanted`.
+    """
+    names = list(dict.fromkeys(name for rows in tables.values() for name in rows.features if name != image))
+    if wanted and wanted not in names:
+        found = "; ".join(f"{split}: {described(rows)}" for split, rows in tables.items())
+        raise UserError(f"no label column '{wanted}'.{nearest(wanted, names) if names else ''} Found in {found}.")
+    tasks: dict[str, Task] = {}
+    left_out: list[str] = []
+    for name in names:
+        if name.startswith("__"):  # WebDataset's own
+            continue
+        columns = {split: _column(rows, name) for split, rows in tables.items() if name in rows.features}
+        found_columns = {split: column for split, column in columns.items() if column is not None}
+        if len(found_columns) < len(columns) or not found_columns:
+            kind = _type(next(rows.features[name] for rows in tables.values() if name in rows.features))
+            if name == wanted:
+                raise UserError(f"column '{name}' holds {kind}, not classes: whole numbers, text or true/false are needed.")
+            left_out.append(f"{name} ({kind})")
+        elif name != wanted and any(column.crowded for column in found_columns.values()):
+            left_out.append(f"{name} (nearly a value an image)")
+        else:
+            tasks[name] = _united(found_columns)
+    return tasks, (f"columns not used as labels: {', '.join(left_out)}",) if left_out else ()
+
+
+def guess_target(tasks: Mapping[str, Task], wanted: str) -> tuple[str | None, tuple[str, ...]]:
+    """The task that supervised training learns, and notes."""
+    lower = {name.lower(): name for name in reversed(list(tasks))}
+    guessed = (
+        wanted or next((lower[name] for name in TARGETS if name in lower), "") or (next(iter(tasks)) if len(tasks) == 1 else "")
+    )
+    if guessed:
+        return guessed, ()
+    if not tasks:
+        return None, ("no label column: the images are read without labels",)
+    return None, (f"several label columns and no telling which is the target: {', '.join(tasks)} (--data.label)",)
+
+
+def _column(rows: Any, name: str) -> Column | None:
+    """None when the column holds no classes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    feature = rows.features[name]
+    values = rows.select_columns([name]).with_format("arrow")[:].column(0).combine_chunks()
+    if _is(feature, "ClassLabel"):
+        codes = pc.fill_null(values, MISSING).to_numpy(zero_copy_only=False).astype(np.int64)
+        return Column("names", tuple(feature.names), codes, crowded=False)
+    if pa.types.is_boolean(values.type):
+        codes = pc.fill_null(pc.cast(values, pa.int64()), MISSING).to_numpy(zero_copy_only=False)
+        return Column("names", ("False", "True"), codes, crowded=False)
+    number = pa.types.is_integer(values.type)
+    if not (number or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return None
+    classes = sorted(value for value in pc.unique(values).to_pylist() if value is not None)
+    codes = pc.fill_null(pc.index_in(values, pa.array(classes, values.type)), MISSING).to_numpy(zero_copy_only=False)
+    crowded = len(classes) > max(1, len(values) // 2)
+    return Column("numbers" if number else "words", tuple(map(str, classes)), codes.astype(np.int64), crowded)
+
+
+def _united(columns: Mapping[str, Column]) -> Task:
+    kinds = {column.kind for column in columns.values()}
+    every = list(dict.fromkeys(name for column in columns.values() for name in column.names))
+    if kinds == {"numbers"}:
+        every.sort(key=int)
+    elif kinds == {"words"}:
+        every.sort()
+    index = {name: label for label, name in enumerate(every)}
+    values = {}
+    for split, column in columns.items():
+        moved = np.array([*(index[name] for name in column.names), MISSING])  # [-1] is MISSING
+        values[split] = moved[np.where(column.codes < 0, MISSING, column.codes)]
+    return Task(tuple(every), values)

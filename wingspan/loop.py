@@ -1,0 +1,165 @@
+"""The pretraining loop: one explicit step after another, the same for every objective."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wingspan import augment as augmentation
+from wingspan import optim, sampling, spec
+from wingspan.data.base import ImageSet
+from wingspan.errors import UserError
+from wingspan.pretrain import Pretrain, Sitting, State, load_run, prepare
+from wingspan.progress import bar
+from wingspan.runs import RunFolder, write_json
+from wingspan.runtime import Runtime
+from wingspan.stopping import Interrupted, stop_on_signals
+
+
+def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume: bool = False) -> RunFolder:
+    """Train a run to its end in the folder `path`, going on from its last checkpoint with `resume`.
+
+    Raises UserError for what the user can mend, Interrupted after a signal (state saved).
+    """
+    folder = RunFolder(path)
+    with folder.lock():
+        _claim(folder, run, resume)
+        if folder.done():
+            return folder
+        images = run.data.load("train")
+        runtime = Runtime(sitting.device, run.precision)
+        state = prepare(run, images, runtime)
+        if folder.checkpoints():
+            state.restore(folder.checkpoints()[-1])
+        folder.add_provenance()
+        _train(run, state, images, runtime, folder, sitting)
+    return folder
+
+
+def _claim(folder: RunFolder, run: Pretrain, resume: bool) -> None:
+    """Write what the run is, or check that the folder holds this very run."""
+    if not folder.started():
+        write_json(folder.spec, {"fingerprint": spec.fingerprint(run), **spec.to_json(run)})
+        return
+    before = load_run(folder)
+    changed = spec.differences(before, run)
+    if changed:
+        raise UserError(
+            f"{folder.path} holds a run with other settings ({'; '.join(changed)}). "
+            f"To go on with it: wingspan pretrain --resume {folder.path}. For the new settings choose another --out."
+        )
+    if not resume and not folder.done() and folder.checkpoints():
+        raise UserError(f"{folder.path} was begun before. To go on: wingspan pretrain --resume {folder.path}")
+
+
+def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, folder: RunFolder, sitting: Sitting) -> None:
+    per_epoch = sampling.steps_per_epoch(len(images), run.batch)
+    total = per_epoch * run.epochs
+    identity, label = spec.fingerprint(run), f"{spec.kind_of(run.objective)} D={run.backbone.D} seed {run.seed}"
+    saved = time.monotonic()
+    state.learner.train()
+    with (
+        folder.open_metrics(state.step) as log,
+        stop_on_signals() as stop,
+        bar(label, total, done=state.step, per_unit=run.batch * run.objective.views, things="views") as shown,
+    ):
+        for indices, batch in _prefetched(run, images, state.step, total):
+            began = time.monotonic()
+            facts = step(run, state, runtime, images, indices, batch, total)
+            state.seconds += time.monotonic() - began
+            log.write(json.dumps({"step": state.step, "epoch": state.step / per_epoch, **facts}) + "\n")
+            shown.advance(f"loss {facts['loss']:.3f}")
+            keep = sitting.keep_every and state.step % (per_epoch * sitting.keep_every) == 0
+            due = time.monotonic() - saved > sitting.save_seconds
+            if keep or due or stop.signum or state.step == total:
+                state.save(folder, identity)
+                _forget(folder, per_epoch, sitting)
+                saved = time.monotonic()
+            if stop.signum and state.step < total:
+                text = f"Stopped at step {state.step} of {total}, saved. To go on: wingspan pretrain --resume {folder.path}"
+                raise Interrupted(text, stop.signum)
+        _finish(run, state, folder)
+
+
+def _forget(folder: RunFolder, per_epoch: int, sitting: Sitting) -> None:
+    every = per_epoch * sitting.keep_every
+    kept = {each.name for each in folder.checkpoints() if every and int(each.name[5:]) % every == 0}
+    folder.forget_checkpoints(kept)
+
+
+def _finish(run: Pretrain, state: State, folder: RunFolder) -> None:
+    views = state.step * run.batch * run.objective.views
+    facts = {
+        "steps": state.step,
+        "seconds": round(state.seconds, 2),
+        "views_per_second": round(views / max(state.seconds, 1e-9), 1),
+        "final_loss": folder.read_metrics()[-1]["loss"],
+        "backbone_parameters": sum(p.numel() for p in state.learner.backbone.parameters()),
+    }
+    write_json(folder.finished, facts)
+
+
+def _prefetched(run: Pretrain, images: ImageSet, start: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(indices, uint8 images) of every step, the next batch being read while this one is computed."""
+
+    def fetch(at: int) -> tuple[Tensor, Tensor]:
+        indices = sampling.uniform(run.seed, at, len(images), run.batch)
+        return indices, images.images.batch(indices)
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(fetch, start) if start < total else None
+        for at in range(start, total):
+            assert coming is not None
+            ready = coming.result()
+            coming = pool.submit(fetch, at + 1) if at + 1 < total else None
+            yield ready
+
+
+def step(
+    run: Pretrain, state: State, runtime: Runtime, images: ImageSet, indices: Tensor, batch: Tensor, total: int
+) -> dict[str, float]:
+    """One optimiser step; gives the numbers of the log. Raises UserError *before* touching a weight when loss or gradient is
+    not finite."""
+    learner, optimiser = state.learner, state.optimiser
+    lr = optim.rate(run.optim, (state.step + 1) / total, run.batch)
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    draws = augmentation.draws(run.augment, run.batch, run.objective.views, run.seed, state.step)
+    labels = images.task()[0][indices].to(runtime.device) if run.objective.supervised else None
+    optimiser.zero_grad(set_to_none=True)
+    part = run.batch // run.accumulate
+    facts: dict[str, float] = {}
+    for at in range(0, run.batch, part):
+        here = slice(at, at + part)
+        views = augmentation.apply(run.augment, batch[here].to(runtime.device), draws[here])
+        with runtime.autocast():
+            terms = learner(views, None if labels is None else labels[here], runtime.peers)
+        loss = torch.stack(list(terms.values())).sum() / run.accumulate
+        _check(run, state, {name: float(term.detach()) for name, term in terms.items()}, lr, "loss")
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, term in {"loss": loss, **terms}.items():
+            share = 1 if name == "loss" else 1 / run.accumulate
+            facts[name] = facts.get(name, 0.0) + float(term.detach()) * share
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    _check(run, state, {"gradient_norm": norm}, lr, "gradient")
+    optimiser.step()
+    state.step += 1
+    learner.after_step(state.step / total)
+    return {**facts, "gradient_norm": norm, "rate": lr}
+
+
+def _check(run: Pretrain, state: State, numbers: dict[str, float], lr: float, what: str) -> None:
+    if all(abs(value) < float("inf") for value in numbers.values()):
+        return
+    found = ", ".join(f"{name} {value}" for name, value in numbers.items())
+    raise UserError(
+        f"objective '{spec.kind_of(run.objective)}': {what} is not finite at step {state.step + 1} with learning rate {lr:.3g} "
+        f"({found}). No weight was changed by this step. Try a lower --optim.lr, a longer --optim.warmup, or --precision fp32."
+    )

@@ -1,0 +1,146 @@
+"""Pretraining: the run as a value, and the state that survives a kill. The loop is in `loop.py`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from wingspan import optim, projector, spec
+from wingspan.augment import Augment
+from wingspan.backbones.base import Backbone
+from wingspan.backbones.resnet import ResNet
+from wingspan.chance import key
+from wingspan.data.base import Data, ImageSet
+from wingspan.data.scenes import Scenes
+from wingspan.errors import UserError
+from wingspan.learner import Learner
+from wingspan.objectives.base import Objective
+from wingspan.objectives.simclr import SimCLR
+from wingspan.optim import Optim
+from wingspan.runs import RunFolder, read_json
+from wingspan.runtime import Precision, Runtime
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """A pretraining run. The defaults are the paper's (appendix A)."""
+
+    data: Data = Scenes()
+    """Images to learn from."""
+    augment: Augment = field(default_factory=Augment)
+    """What is drawn for a view."""
+    backbone: Backbone = ResNet()
+    """The network whose last block has width D."""
+    projector: str | None = None
+    """Layer widths between representation and objective, as '8192-8192-8192'; one number is a linear projector, '' none.
+    Left out: what the objective usually has."""
+    objective: Objective = SimCLR()
+    """What is learnt."""
+    optim: Optim = field(default_factory=Optim)
+    """How weights follow gradients."""
+    epochs: int = 100
+    """Passes over the images."""
+    batch: int = 512
+    """Images a step, over all processes. The learning rate scales with it."""
+    accumulate: int = 1
+    """Parts a batch is computed in, for less memory. Objectives that compare images then compare within a part."""
+    seed: int = 0
+    """Initial weights, order and augmentation all follow from it."""
+    precision: Precision = "auto"
+    """bf16, fp32, or auto: bf16 wherever the hardware multiplies it."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)} must be at least 1.")
+        if self.batch % self.accumulate:
+            raise UserError(f"--accumulate {self.accumulate} does not divide --batch {self.batch}.")
+        if self.batch // self.accumulate < 2:
+            raise UserError("batch norm needs at least 2 images at a time: raise --batch or lower --accumulate.")
+        projector.widths(self.projector_text)
+
+    @property
+    def projector_text(self) -> str:
+        return self.objective.projector if self.projector is None else self.projector
+
+    @property
+    def name(self) -> str:
+        """The folder name a run gets when none is given: readable, and unique through the fingerprint."""
+        parts = (spec.kind_of(self.objective), self.backbone.label_name, f"D{self.backbone.D}", f"s{self.seed}")
+        return "-".join([*parts, spec.fingerprint(self)])
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """How a run is carried out here and now; changes nothing about its result."""
+
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    save_seconds: float = 120.0
+    """Save a checkpoint to resume from at least this often."""
+    keep_every: int = 0
+    """Keep a checkpoint for good every so many epochs; 0 keeps only the last."""
+
+
+@dataclass
+class State:
+    """All that survives a kill: weights, optimiser, step, and the seconds spent so far (for the record only)."""
+
+    learner: Learner
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+
+    def save(self, folder: RunFolder, identity: str) -> Path:
+        """Write a checkpoint that is either complete or absent."""
+        final = folder.path / "checkpoints" / f"step-{self.step:09d}"
+        if final.exists():
+            return final
+        with folder.new_checkpoint(self.step) as place:
+            tensors = {name: value.contiguous() for name, value in self.learner.state_dict().items()}
+            safetensors.torch.save_file(tensors, place / "learner.safetensors")
+            torch.save(self.optimiser.state_dict(), place / "optimiser.pt")
+            facts = {"step": self.step, "seconds": self.seconds, "fingerprint": identity}
+            (place / "state.json").write_text(json.dumps(facts))
+        return final
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take over a checkpoint. Raises UserError when it belongs to other settings or is damaged."""
+        facts = read_json(checkpoint / "state.json")
+        try:
+            weights = safetensors.torch.load_file(checkpoint / "learner.safetensors")
+            moments = torch.load(checkpoint / "optimiser.pt", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+            raise UserError(f"{checkpoint} is damaged: {error}. Remove this folder to resume from the one before.") from error
+        try:
+            self.learner.load_state_dict(weights)
+            self.optimiser.load_state_dict(moments)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"{checkpoint} holds other weights than this run's: {error}") from error
+        self.step, self.seconds = facts["step"], facts["seconds"]
+
+
+def prepare(run: Pretrain, images: ImageSet, runtime: Runtime) -> State:
+    """Fresh weights and optimiser for a run. Raises UserError when run and images do not fit together."""
+    if run.batch > len(images):
+        raise UserError(f"--batch {run.batch} is larger than the {len(images)} training images: use a smaller one.")
+    classes = 0
+    if run.objective.supervised:
+        classes = len(images.task()[1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(run.seed, "init"))
+        learner = Learner(run.backbone, run.projector_text, run.objective, classes)
+    learner = learner.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return State(learner, optim.build(run.optim, learner.parameters()))
+
+
+def load_run(folder: RunFolder) -> Pretrain:
+    """The run that a folder holds. Raises UserError when it holds none."""
+    value = read_json(folder.spec)
+    value.pop("fingerprint", None)
+    return spec.from_json(Pretrain, value, str(folder.spec))

@@ -1,0 +1,207 @@
+"""A study: a base run x axes x measures. It does what is missing, resumes what was cut, skips what is done."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wingspan import features, spec
+from wingspan.data.base import Data
+from wingspan.errors import UserError, nearest
+from wingspan.loop import pretrain
+from wingspan.measures.base import Measure
+from wingspan.pretrain import Pretrain, Sitting
+from wingspan.progress import console
+from wingspan.runs import RunFolder, explained, read_json, write_json
+from wingspan.runtime import Runtime
+
+Axis = Mapping[str, Mapping[str, object]]
+"""Label -> overrides of the base run by dotted path."""
+
+
+def widths(*values: int) -> Axis:
+    """The axis every study has: D, the width of the backbone's last block."""
+    return {str(D): {"backbone.width": D} for D in values}
+
+
+def seeds(*values: int) -> Axis:
+    """Repetitions: initial weights, order and augmentation drawn anew."""
+    return {str(seed): {"seed": seed} for seed in values}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, the runs that answer it and what is measured on them."""
+
+    name: str
+    question: str
+    base: Pretrain
+    axes: Mapping[str, Axis]  # in plan order: the first varies slowest
+    measures: tuple[Measure, ...]
+    transfers: tuple[Data, ...] = ()  # data sets probed beside the one pretrained on
+    notes: tuple[str, ...] = ()
+
+    def with_axis(self, name: str, labels: tuple[str, ...]) -> Study:
+        """The study with an axis cut down to some labels. `width` and `seed` take any integer.
+
+        Raises UserError for an axis or label the study does not have.
+        """
+        if name not in self.axes:
+            raise UserError(f"study '{self.name}' has no axis '{name}'.{nearest(name, self.axes)}")
+        if name in ("width", "seed"):
+            make = widths if name == "width" else seeds
+            chosen = make(*(int(label) for label in labels))
+        else:
+            for label in labels:
+                if label not in self.axes[name]:
+                    raise UserError(f"'{label}' is not on axis '{name}' of '{self.name}'.{nearest(label, self.axes[name])}")
+            chosen = {label: self.axes[name][label] for label in labels}
+        return Study(**{**self.__dict__, "axes": {**self.axes, name: chosen}})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a plan and where it stands on the axes."""
+
+    place: Mapping[str, str]
+    run: Pretrain
+    folder: RunFolder
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{axis} {label}" for axis, label in self.place.items())
+
+
+def plan(study: Study, out: Path) -> list[Cell]:
+    """Every run of a study, in order. Raises UserError when a setting of an axis does not fit the base run."""
+    cells = []
+    for labels in itertools.product(*study.axes.values()):
+        place = dict(zip(study.axes, labels, strict=True))
+        changes: dict[str, object] = {}
+        for axis, label in place.items():
+            changes |= study.axes[axis][label]
+        run = spec.override(study.base, changes)
+        cells.append(Cell(place, run, RunFolder(out / "runs" / run.name)))
+    return cells
+
+
+def banks(study: Study, run: Pretrain) -> tuple[Data, ...]:
+    """The data sets a run is measured on; its own comes first."""
+    return (run.data, *study.transfers)
+
+
+def result_file(folder: RunFolder, data: Data, measure: Measure) -> Path:
+    """Where a measure of a run on a data set is kept; named by the settings of both, so other settings never mix in."""
+    key = spec.fingerprint({"data": data, "measure": measure})
+    return folder.results / f"{spec.kind_of(measure)}-{data.label_name}-{key}.json"
+
+
+def measure_run(folder: RunFolder, run: Pretrain, data: Data, measures: Iterable[Measure], device: str) -> dict[Path, Any]:
+    """Measure a trained run on one data set, its features extracted once; gives what was written, by file."""
+    bank = features.bank(folder, data, Runtime(device, run.precision))
+    written = {}
+    for measure in measures:
+        file = result_file(folder, data, measure)
+        written[file] = {
+            "run": bank.fingerprint,
+            "data": {"name": data.label_name, "target": bank.test.images.target, **spec.to_json(data)},
+            "measure": spec.to_json(measure),
+            "seed": run.seed,
+            "numbers": [spec.to_json(number) for number in measure.measure(bank, run.seed)],
+        }
+        write_json(file, written[file])
+    return written
+
+
+def missing(study: Study, cell: Cell) -> list[tuple[Data, Measure]]:
+    """What is still to be measured on a run."""
+    pairs = itertools.product(banks(study, cell.run), study.measures)
+    return [(data, measure) for data, measure in pairs if not result_file(cell.folder, data, measure).exists()]
+
+
+def carry_out(study: Study, out: Path, sitting: Sitting) -> dict[str, str]:
+    """Train and measure whatever is missing. A run that fails is told and does not stop the others.
+
+    Gives run folder name -> message for the runs that failed.
+    """
+    cells = plan(study, out)
+    failed: dict[str, str] = {}
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    for number, cell in enumerate(cells, 1):
+        todo = missing(study, cell)
+        if cell.folder.done() and not todo:
+            continue
+        console.print(f"[bold]{number}/{len(cells)}[/] {cell.label}", highlight=False)
+        try:
+            pretrain(cell.run, cell.folder.path, sitting, resume=True)
+            for data, pairs in itertools.groupby(todo, key=lambda pair: pair[0]):
+                measure_run(cell.folder, cell.run, data, [measure for _, measure in pairs], sitting.device)
+        except UserError as error:
+            failed[cell.folder.path.name] = str(error)
+            console.print(f"[red]failed:[/] {error}", highlight=False)
+    return failed
+
+
+def results(study: Study, out: Path) -> pd.DataFrame:
+    """One row a measured number, of every run of the plan that has been measured."""
+    return pd.DataFrame(_rows(study, out))
+
+
+def _rows(study: Study, out: Path) -> Iterator[dict[str, Any]]:
+    for cell in plan(study, out):
+        for index, data in enumerate(banks(study, cell.run)):
+            for measure in study.measures:
+                file = result_file(cell.folder, data, measure)
+                if not file.exists():
+                    continue
+                found = read_json(file)
+                for number in found["numbers"]:
+                    own = index == 0 and number["task"] == found["data"]["target"]
+                    yield {
+                        **_identity(cell),
+                        "measure": found["measure"]["kind"],
+                        "data": found["data"]["name"],
+                        "role": "in-distribution" if own else "transfer",
+                        **number,
+                    }
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    others = {axis: label for axis, label in cell.place.items() if axis not in ("objective", "width", "seed")}
+    return {
+        "run": cell.folder.path.name,
+        "fingerprint": spec.fingerprint(cell.run),
+        "objective": cell.place.get("objective", spec.kind_of(cell.run.objective)),
+        "width": cell.run.backbone.D,
+        "seed": cell.run.seed,
+        **others,
+    }
+
+
+def run_table(study: Study, out: Path, failed: Mapping[str, str]) -> pd.DataFrame:
+    """One row a run of the plan: how far it is, how long it took, how fast it went."""
+    rows = []
+    for cell in plan(study, out):
+        status = "done" if cell.folder.done() and not missing(study, cell) else "not run"
+        if cell.folder.path.name in failed:
+            status = f"failed: {failed[cell.folder.path.name]}"
+        elif status != "done" and cell.folder.started():
+            status = "cut short"
+        facts = read_json(cell.folder.finished) if cell.folder.done() else {}
+        rows.append({**_identity(cell), **facts, "status": status})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study left: its table, its page, and the runs that failed."""
+
+    table: pd.DataFrame
+    page: Path
+    failed: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,110 @@
+"""Run a named study: pretrain over widths, probe, draw the curve, write the page.
+
+wingspan study scenes
+wingspan study cifar10 --data.path FOLDER --scale small --seeds 0 1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from wingspan import experiments, spec, workbench
+from wingspan.data.base import Data
+from wingspan.data.hub import Hub
+from wingspan.errors import UserError, nearest
+from wingspan.pretrain import Pretrain, Sitting
+from wingspan.progress import console
+from wingspan.study import Study
+from wingspan.verbs import _arguments as arguments
+
+
+@dataclass(frozen=True)
+class _Options:
+    run: Annotated[Pretrain, tyro.conf.arg(name="")]
+    sitting: Annotated[Sitting, tyro.conf.arg(name="")] = field(default_factory=Sitting)
+    widths: tuple[int, ...] = ()
+    """Widths D to compare, in place of the study's own."""
+    seeds: tuple[int, ...] = ()
+    """Seeds to repeat with, in place of the study's own. Three or more give a useful interval."""
+    objectives: tuple[str, ...] = ()
+    """Which of the study's objectives to run."""
+    transfers: tuple[str, ...] = ()
+    """Other data sets to probe: folders, Parquet files or hub ids."""
+    out: Path | None = None
+    """The study's folder. Left out: studies/ and name and scale."""
+    dry_run: bool = False
+    """Print the plan and what exists already, and stop."""
+
+
+def names() -> list[str]:
+    return sorted(each.name for each in pkgutil.iter_modules(experiments.__path__) if not each.name.startswith("_"))
+
+
+def main(words: list[str]) -> int:
+    words = list(words)
+    if not words or words[0] in ("--list", "-h", "--help"):
+        _list()
+        return 0
+    name = words.pop(0)
+    if name not in names():
+        raise UserError(f"study '{name}' is not known.{nearest(name, names())} See wingspan study --list.")
+    module = importlib.import_module(f"wingspan.experiments.{name}")
+    scale = arguments.take(words, "--scale") or "small"
+    if scale not in module.SCALES:
+        raise UserError(f"study '{name}' has no scale '{scale}'.{nearest(scale, module.SCALES)}")
+    study: Study = module.study(scale)
+    start, words = arguments.choose(words, study.base)
+    about = f"{module.__doc__}\n--scale {{{','.join(module.SCALES)}}}\n\n{arguments.selection_help()}"
+    options = arguments.parse(_Options, _Options(start), words, f"study {name}", about)
+    study = _adapted(study, options)
+    out = options.out or Path("studies") / f"{name}-{scale}"
+    command = " ".join(["wingspan", "study", name, "--scale", scale, *words])
+    if options.dry_run:
+        workbench.show_plan(study, out)
+        return 0
+    outcome = workbench.work(study, out, options.sitting, command)
+    console.print(
+        f"Wrote {outcome.page} and {out / 'results.parquet'}\nNext: open {outcome.page} in a browser", highlight=False
+    )
+    return 2 if outcome.failed else 0
+
+
+def _list() -> None:
+    console.print("usage: wingspan study NAME [--scale SCALE] [OPTIONS]; wingspan study NAME --help\n", highlight=False)
+    for name in names():
+        module = importlib.import_module(f"wingspan.experiments.{name}")
+        console.print(
+            f"  {name:<10}{(module.__doc__ or '').partition(chr(10))[0]} ({', '.join(module.SCALES)})", highlight=False
+        )
+
+
+def _adapted(study: Study, options: _Options) -> Study:
+    """The study with the user's settings, refused where an axis would undo them."""
+    changed = {line.split(":")[0] for line in spec.differences(study.base, options.run)}
+    for axis, settings in study.axes.items():
+        for label, overrides in settings.items():
+            undone = sorted(path for path in overrides if path in changed)
+            if undone:
+                raise UserError(
+                    f"study '{study.name}' sets {undone[0]} itself on its axis '{axis}' ('{label}'), so your value would be lost: "
+                    f"use --widths, --seeds or --objectives, or wingspan pretrain for a single run."
+                )
+    study = dataclasses.replace(study, base=options.run)
+    for axis, chosen in (("width", options.widths), ("seed", options.seeds), ("objective", options.objectives)):
+        if chosen:
+            study = study.with_axis(axis, tuple(str(each) for each in chosen))
+    extra = tuple(_transfer(text, options.run) for text in options.transfers)
+    return dataclasses.replace(study, transfers=(*study.transfers, *extra))
+
+
+def _transfer(text: str, run: Pretrain) -> Data:
+    """A data set to probe: a path when it exists here, else a hub id; images at the side of pretraining."""
+    side = run.data.side
+    return Hub(path=text, size=side) if Path(text).exists() or text.startswith((".", "/", "~")) else Hub(name=text, size=side)

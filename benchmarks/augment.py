@@ -2,9 +2,10 @@
 
     python benchmarks/augment.py [--json] [--threads 1] [--pairs 9]
 
-The operations are random resized crop, flip, colour jitter, grey and solarise (probability 0.2). Kornia gets float images
-made beforehand; Wingspan starts from uint8 and also makes its draws, normalises and writes channels_last. Pairs of runs
-alternate, so that a busy machine slows both sides; the ratio is the median over pairs, with the least and greatest beside it.
+The operations are random resized crop, flip, colour jitter, grey and solarise (probability 0.2). Kornia gets float
+images made beforehand; Wingspan starts from uint8 and also makes its draws, normalises and writes channels_last. Pairs
+of runs alternate, so that a busy machine slows both sides; the ratio is the median over pairs, with the least and
+greatest beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def kornia_operations(side: int) -> Callable[[Tensor], Tensor]:
     try:
         import kornia.augmentation as peer
     except ImportError:
-        sys.exit("This benchmark compares with kornia, which is not installed: pip install -c constraints.txt -e '.[bench]'")
+        sys.exit("This benchmark needs kornia, which is not installed: pip install -c constraints.txt -e '.[bench]'")
     return torch.nn.Sequential(
         peer.RandomResizedCrop((side, side), scale=OURS.scale, ratio=OURS.ratio),
         peer.RandomHorizontalFlip(p=OURS.flip[0]),
@@ -47,7 +48,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def compare(batch: int, side: int, pairs: int) -> dict[str, float | int]:
-    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    chance = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=chance)
     floats = images / 255
     peer = kornia_operations(side)
     ours_seconds, peer_seconds = [], []

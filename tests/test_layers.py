@@ -19,7 +19,7 @@ FLOORS = {
     "pretrain": 4, "loop": 4,
     "forecast": 5, "recipes": 5, "features": 5, "sheet": 5,
     "measures": 6,
-    "study": 7,
+    "crew": 7, "study": 7,
     "experiments": 8,
     "figures": 9, "report": 9, "workbench": 9,
     "verbs": 10, "cli": 10,

@@ -1,7 +1,7 @@
 """V views of every image, made on the images' device in one batch, every image with its own draw.
 
-`draws` decides on the CPU, a few floats an image; `apply` does it where the images are; `plain` is the view without chance
-that probes see. Order: crop and flip in one resampling, colour jitter, grey, blur, solarise, normalise.
+`draws` decides on the CPU, a few floats an image; `apply` does it where the images are; `plain` is the view without
+chance that probes see. Order: crop and flip in one resampling, colour jitter, grey, blur, solarise, normalise.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from wingspan import chance, colour
 from wingspan.errors import UserError
 
 _TRIES = 10  # torchvision's RandomResizedCrop gives up after as many boxes that stick out
-# Pixels worked on at a time. On a CPU: enough for the fixed cost of the ~100 small operations to vanish, few enough for the
-# elementwise passes to stay in cache. Elsewhere the bound is memory, about 1 GB of temporaries.
+# Pixels worked on at a time. On a CPU: enough for the fixed cost of the ~100 small operations to vanish, few enough for
+# the elementwise passes to stay in cache. Elsewhere the bound is memory, about 1 GB of temporaries.
 _PART = {"cpu": 2**18}
 _PART_ELSEWHERE = 2**24
 
@@ -120,10 +120,10 @@ class Draws:
 def draws(augment: Augment, n: int, views: int, seed: int, step: int) -> Draws:
     """The draws of the global batch of `n` images at `step`; each process then takes its own rows.
 
-    Every quantity has its own column of random numbers, so that switching one operation on or off, or a larger `n`, changes
-    no other draw. Boxes follow torchvision's RandomResizedCrop (area uniform, log ratio uniform, ten tries, then the largest
-    allowed box in the centre) but are not rounded to whole pixels. Factors are uniform in [max(0, 1 - x), 1 + x], hue's turn
-    in [-hue, hue], and the four jitter operations come in a random order, all for every image and view.
+    Every quantity has its own column of random numbers, so that switching one operation on or off, or a larger `n`,
+    changes no other draw. Boxes follow torchvision's RandomResizedCrop (area uniform, log ratio uniform, ten tries,
+    then the largest allowed box in the centre) but are not rounded to whole pixels. A jitter factor of strength s is
+    uniform in [max(0, 1 - s), 1 + s], hue's turn in [-hue, hue], and every view has its own order of the four.
 
     Raises UserError when `n` or `views` is below 1.
     """
@@ -173,11 +173,12 @@ def _boxes(augment: Augment, crop: Tensor, place: Tensor) -> Tensor:
 def apply(augment: Augment, images: Tensor, draws: Draws, dtype: torch.dtype = torch.float32) -> Tensor:
     """images (B, 3, S, S) uint8 -> views (V B, 3, size, size) of `dtype`: all of view 1, then all of view 2.
 
-    Views are normalised and in channels_last layout, on the images' device. The crop is resampled as Pillow's `resize(box=...)`
-    with the bilinear filter, in float: a triangle that widens when shrinking, so nothing aliases. Colour follows torchvision's
-    ColorJitter in real numbers: four operations in an order drawn for every image, clamped to 0..1 after each; contrast blends
-    with the image's mean grey, saturation with its grey, hue turns in HSV. Then grey, blur and solarise. All is computed in
-    float32, under autocast too. On a CPU an image's views do not depend, to the bit, on the images beside it.
+    Views are normalised and in channels_last layout, on the images' device. The crop is resampled as Pillow's
+    `resize(box=...)` with the bilinear filter, in float: a triangle that widens when shrinking, so nothing aliases.
+    Colour follows torchvision's ColorJitter in real numbers: four operations in an order drawn for every image, clamped
+    to 0..1 after each; contrast blends with the image's mean grey, saturation with its grey, hue turns in HSV. Then
+    grey, blur and solarise. All is computed in float32, under autocast too. On a CPU an image's views do not depend, to
+    the bit, on the images beside it.
 
     Raises UserError when images are not square uint8 RGB or their number is not that of the draws.
     """
@@ -224,7 +225,7 @@ def plain(augment: Augment, images: Tensor, dtype: torch.dtype = torch.float32) 
 def _side(images: Tensor) -> int:
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         found = f"{tuple(images.shape)} {str(images.dtype).removeprefix('torch.')}"
-        raise UserError(f"augmentation takes images (B, 3, S, S) uint8, found {found}: crop them square and keep them uint8.")
+        raise UserError(f"augmentation takes images (B, 3, S, S) uint8, found {found}: crop them square, keep uint8.")
     return images.shape[-1]
 
 
@@ -233,7 +234,7 @@ def _share(device: torch.device, side: int) -> int:
 
 
 def _parts(every: Draws, share: int) -> Iterator[tuple[Tensor, int | None]]:
-    """Rows, at most `share` at a time, that have hue at the same turn (None: no jitter): no image then pays for hue twice."""
+    """Rows, at most `share` at a time, that have hue at the same turn (None: no jitter), so that hue is done once."""
     turn = torch.where(every.jitter, (every.order == colour.HUE).int().argmax(dim=-1), -1)
     for at in (None, 0, 1, 2, 3):
         for rows in (turn == (-1 if at is None else at)).nonzero()[:, 0].split(share):
@@ -244,8 +245,8 @@ def _parts(every: Draws, share: int) -> Iterator[tuple[Tensor, int | None]]:
 def _resample(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
     """images (n, 3, S, S) uint8, box (n, 4) in shares of S -> (n, 3, size, size) float32 in 0..1, **columns first**.
 
-    The filter is separable: rows are weighted and summed, then columns, which lie as rows for it. Nothing after it minds which
-    axis is which, so the turn back waits for the copy to channels_last.
+    The filter is separable: rows are weighted and summed, then columns, which lie as rows for it. Nothing after it
+    minds which axis is which, so the turn back waits for the copy to channels_last.
     """
     top, left, height, width = (box * images.shape[-1]).unbind(-1)
     across = torch.where(flip, -width, width) / size
@@ -254,10 +255,10 @@ def _resample(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
 
 
 def _filter(x: Tensor, start: Tensor, step: Tensor, size: int) -> Tensor:
-    """x (n, 3, S, W) -> (n, 3, size, W): row r is the triangle-filtered row of x at start + (r + 1/2) step, in pixels, (n,).
+    """x (n, 3, S, W) -> (n, 3, size, W): row r is the triangle-filtered row of x at start + (r + 1/2) step.
 
-    An embedding bag is a weighted sum of a few rows of a matrix, which is just what an output row is; it runs many times
-    faster on a CPU than a dense product or grid_sample.
+    `start` and `step` (n,) are in pixels; a negative step flips. An embedding bag is a weighted sum of a few rows of a
+    matrix, which is just what an output row is; it does that work many times faster than a dense product on a CPU.
     """
     n, channels, side, wide = x.shape
     reach = step.abs().clamp(min=1)

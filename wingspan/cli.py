@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
+import signal
 import sys
 from pathlib import Path
 
@@ -37,7 +39,15 @@ def contents() -> str:
 
 def main() -> None:
     """Entry point of the `wingspan` command. Exit status: 0 done, 2 something the user can mend, 128 + n after signal n."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        try:
+            status = run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()  # here, where a reader that left can be caught, and not at exit
+    except BrokenPipeError:  # as after `| head`: no one reads on, so what is left to flush at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)
 
 
 def run(words: list[str]) -> int:

@@ -1,6 +1,7 @@
 """Colour operations on batches of float images in 0..1, every image with its own numbers. No chance in here.
 
-Semantics are torchvision's in real numbers, without its rounding to bytes. Which spatial axis comes first does not matter.
+Semantics are torchvision's in real numbers, without its rounding to bytes. Which spatial axis comes first does not
+matter.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
 def jitter(x: Tensor, factors: Tensor, order: Tensor, hue_turn: int) -> Tensor:
     """Brightness, contrast, saturation and hue of (n, 3, size, size) in 0..1, clamped after each.
 
-    `factors` (n, 4) has a column an operation: three factors, and hue's turn as a share of the circle. `order` (n, 4) int64 is
-    each image's order of the operations; hue is at turn `hue_turn` for all of them.
+    `factors` (n, 4) has a column an operation: three factors, and hue's turn as a share of the circle. `order` (n, 4)
+    int64 is each image's order of the operations; hue is at turn `hue_turn` for all of them.
     """
     flat = x.flatten(2)  # (n, 3, P)
     for turn in range(4):
@@ -28,7 +29,7 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor, hue_turn: int) -> Tensor:
 
 
 def _blend(x: Tensor, factor: Tensor, operation: Tensor) -> Tensor:
-    """factor x + (1 - factor) y, clamped; y is black, the mean grey or the grey of x (n, 3, P), as `operation` (n,) says."""
+    """factor x + (1 - factor) y, clamped; by `operation` (n,) y is black, the mean grey or the grey of x (n, 3, P)."""
     rest = 1 - factor
     luma = x.new_tensor(GREY)
     level = rest * (operation == CONTRAST) * (x.mean(dim=-1) * luma).sum(dim=-1)  # (n,)

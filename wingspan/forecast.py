@@ -42,19 +42,24 @@ def forecast(run: Pretrain, side: int, precision: str | None = None) -> Forecast
         images = _probe_batch(learner)
         inputs = torch.zeros(images * views, 3, side, side).to(memory_format=torch.channels_last)
         labels = torch.zeros(images, dtype=torch.int64)
+        part = run.batch // run.accumulate
+        own = {value.untyped_storage()._cdata for value in (*learner.parameters(), *learner.buffers())}
         held: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
-            # Activations lead with the batch, which no parameter does; a view shares its storage and counts once.
-            if tensor.ndim and tensor.shape[0] in (images * views, images):
-                storage = tensor.untyped_storage()
-                held[storage._cdata] = storage.nbytes()
+            storage = tensor.untyped_storage()  # views share theirs, which counts once
+            if storage._cdata not in own:
+                grows = tensor.ndim > 0 and tensor.shape[0] in (images * views, images)
+                held[storage._cdata] = storage.nbytes() * (part if grows else images) // images
             return tensor
 
+        with FlopCounterMode(display=False) as flops:
+            z = learner.projector(learner.backbone(inputs))
+            for head in learner.heads.values():
+                head(z)
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        with FlopCounterMode(display=False) as flops, hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             terms = learner(inputs, labels)  # kept alive until counted, so that no storage's address is used twice
-        part = run.batch // run.accumulate
         copies = {"lars": 3, "sgd": 3, "adamw": 4}[run.optim.name]
         count = _count(learner.backbone) + _count(learner.projector) + _count(learner.heads)
         average = 0 if learner.average is None else _count(learner.average)
@@ -66,7 +71,7 @@ def forecast(run: Pretrain, side: int, precision: str | None = None) -> Forecast
         head_parameters=_count(learner.heads),
         forward_flops=flops.get_total_flops() // (images * views),
         views=part * views,
-        activation_bytes=total * part // images,
+        activation_bytes=total,
         weight_bytes=4 * (count * copies + average),
         precision="bf16" if bf16 else "fp32",
     )

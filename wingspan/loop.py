@@ -17,7 +17,7 @@ from wingspan.data.base import ImageSet
 from wingspan.errors import UserError
 from wingspan.pretrain import Pretrain, Sitting, State, load_run, prepare
 from wingspan.progress import bar
-from wingspan.runs import RunFolder, write_json
+from wingspan.runs import RunFolder, explained, write_json
 from wingspan.runtime import Runtime
 from wingspan.stopping import Interrupted, stop_on_signals
 
@@ -29,26 +29,27 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
     """
     folder = RunFolder(path)
     with folder.lock():
-        _claim(folder, run, resume)
+        _check_claim(folder, run, resume)
         if folder.done():
             return folder
         images = run.data.load("train")
         runtime = Runtime(sitting.device, run.precision)
         state = prepare(run, images, runtime)
         if folder.checkpoints():
-            state.restore(folder.checkpoints()[-1])
+            state.restore(folder.checkpoints()[-1], spec.fingerprint(run))
+        # Only now: what could not even begin must not keep the folder from the mended settings.
+        write_json(folder.spec, {"fingerprint": spec.fingerprint(run), **spec.to_json(run)})
         folder.add_provenance()
         _train(run, state, images, runtime, folder, sitting)
     return folder
 
 
-def _claim(folder: RunFolder, run: Pretrain, resume: bool) -> None:
-    """Write what the run is, or check that the folder holds this very run."""
+def _check_claim(folder: RunFolder, run: Pretrain, resume: bool) -> None:
+    """Check that the folder is free or holds this very run. One without a checkpoint is free: nothing would be lost."""
     if not folder.started():
-        write_json(folder.spec, {"fingerprint": spec.fingerprint(run), **spec.to_json(run)})
         return
-    before = load_run(folder)
-    changed = spec.differences(before, run)
+    begun = folder.done() or bool(folder.checkpoints())
+    changed = spec.differences(load_run(folder), run) if resume or begun else []
     if changed:
         raise UserError(
             f"{folder.path} holds a run with other settings ({'; '.join(changed)}). "
@@ -73,7 +74,8 @@ def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, fold
             began = time.monotonic()
             facts = step(run, state, runtime, images, indices, batch, total)
             state.seconds += time.monotonic() - began
-            log.write(json.dumps({"step": state.step, "epoch": state.step / per_epoch, **facts}) + "\n")
+            with explained(folder.metrics):
+                log.write(json.dumps({**_standing(run, state, per_epoch, total), **facts}).encode() + b"\n")
             shown.advance(f"loss {facts['loss']:.3f}")
             keep = sitting.keep_every and state.step % (per_epoch * sitting.keep_every) == 0
             due = time.monotonic() - saved > sitting.save_seconds
@@ -85,6 +87,21 @@ def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, fold
                 text = f"Stopped at step {state.step} of {total}, saved. To go on: wingspan pretrain --resume {folder.path}"
                 raise Interrupted(text, stop.signum)
         _finish(run, state, folder)
+        if stop.signum:  # what would come next, in a study, must not begin
+            raise Interrupted(f"Stopped with all {total} steps done and saved in {folder.path}.", stop.signum)
+
+
+def _standing(run: Pretrain, state: State, per_epoch: int, total: int) -> dict[str, float]:
+    """How far a run is, for whoever reads the log while it is written."""
+    pace = state.seconds / state.step
+    return {
+        "step": state.step,
+        "epoch": round(state.step / per_epoch, 4),
+        "progress": round(state.step / total, 6),
+        "seconds": round(state.seconds, 3),
+        "seconds_left": round(pace * (total - state.step), 1),
+        "views_per_second": round(run.batch * run.objective.views / max(pace, 1e-9), 1),
+    }
 
 
 def _forget(folder: RunFolder, per_epoch: int, sitting: Sitting) -> None:

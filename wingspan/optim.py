@@ -31,11 +31,13 @@ class Optim:
     """The rate at the end, as a share of the peak."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
+        if self.name == "adamw" and self.momentum == 1:
+            raise UserError("--optim.momentum 1.0 never forgets the first gradient: adamw needs less than 1, usually 0.9.")
+        if not 0 < self.lr < math.inf:
             raise UserError(f"learning rate {self.lr} is not positive: try --optim.lr 0.5 with lars, 1e-3 with adamw.")
         for field in ("weight_decay", "momentum", "warmup", "floor"):
             value = getattr(self, field)
-            if value < 0 or (field != "weight_decay" and value > 1):
+            if not value >= 0 or (field != "weight_decay" and value > 1):
                 bound = "must not be negative" if field == "weight_decay" else "must lie in 0..1"
                 raise UserError(f"--optim.{field.replace('_', '-')} {value} {bound}.")
 
@@ -43,7 +45,8 @@ class Optim:
 def rate(optim: Optim, progress: float, batch: int) -> float:
     """The learning rate at progress 0..1 of the run, for a global batch of that many images.
 
-    Linear warm-up, then peak q + floor peak (1 - q) with q = (1 + cos(pi t)) / 2 (facebookresearch/vicreg, adjust_learning_rate).
+    Linear warm-up, then peak q + floor peak (1 - q) with q = (1 + cos(pi t)) / 2, t from 0 to 1 over the rest
+    (facebookresearch/vicreg, adjust_learning_rate).
     """
     peak = optim.lr * batch / 256
     if progress < optim.warmup:

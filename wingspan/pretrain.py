@@ -10,6 +10,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+
 from wingspan import optim, projector, spec
 from wingspan.augment import Augment
 from wingspan.backbones.base import Backbone
@@ -103,15 +104,23 @@ class State:
             return final
         with folder.new_checkpoint(self.step) as place:
             tensors = {name: value.contiguous() for name, value in self.learner.state_dict().items()}
-            safetensors.torch.save_file(tensors, place / "learner.safetensors")
-            torch.save(self.optimiser.state_dict(), place / "optimiser.pt")
+            try:
+                safetensors.torch.save_file(tensors, place / "learner.safetensors")
+                torch.save(self.optimiser.state_dict(), place / "optimiser.pt")
+            except (RuntimeError, safetensors.SafetensorError) as error:  # what the two make of a full disk
+                raise OSError(f"{error} (is the disk full?)") from error
             facts = {"step": self.step, "seconds": self.seconds, "fingerprint": identity}
             (place / "state.json").write_text(json.dumps(facts))
         return final
 
-    def restore(self, checkpoint: Path) -> None:
+    def restore(self, checkpoint: Path, identity: str) -> None:
         """Take over a checkpoint. Raises UserError when it belongs to other settings or is damaged."""
         facts = read_json(checkpoint / "state.json")
+        if facts["fingerprint"] != identity:
+            raise UserError(
+                f"{checkpoint} was written by a run with other settings (fingerprint {facts['fingerprint']}, this run's is "
+                f"{identity}): put it back where it belongs, or begin anew with another --out."
+            )
         try:
             weights = safetensors.torch.load_file(checkpoint / "learner.safetensors")
             moments = torch.load(checkpoint / "optimiser.pt", weights_only=True)
@@ -142,5 +151,14 @@ def prepare(run: Pretrain, images: ImageSet, runtime: Runtime) -> State:
 def load_run(folder: RunFolder) -> Pretrain:
     """The run that a folder holds. Raises UserError when it holds none."""
     value = read_json(folder.spec)
-    value.pop("fingerprint", None)
-    return spec.from_json(Pretrain, value, str(folder.spec))
+    if not isinstance(value, dict):
+        raise UserError(f"{folder.spec} is damaged: an object with the settings of a run expected.")
+    written = value.pop("fingerprint", None)
+    run = spec.from_json(Pretrain, value, str(folder.spec))
+    given = spec.fingerprint(run)
+    if written not in (None, given):
+        raise UserError(
+            f"{folder.spec} was edited, or written by another version of Wingspan (fingerprint {written}, these settings give "
+            f"{given}). A run's settings cannot change: put them back, or begin anew with another --out."
+        )
+    return run

@@ -6,6 +6,8 @@ that of facebookresearch/vicreg, main_vicreg.py).
 
 from __future__ import annotations
 
+import itertools
+
 from torch import nn
 
 from wingspan.errors import UserError
@@ -36,7 +38,7 @@ def build(text: str, D: int) -> nn.Module:
     """(B, D) -> (B, K). Hidden layers are linear (with bias), batch norm, ReLU; the last layer is linear without bias."""
     sizes = (D, *widths(text))
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for before, after in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
     if len(sizes) > 1:
         layers.append(nn.Linear(sizes[-2], sizes[-1], bias=False))

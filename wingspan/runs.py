@@ -66,7 +66,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: is {path.parent} a run's folder?") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}. Is {path.parent} a run's folder?") from error
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}).") from error
 
 
@@ -145,16 +147,20 @@ class RunFolder:
                 gone = old.with_name(f".{old.name}.gone")
                 with contextlib.suppress(OSError):
                     old.rename(gone)
-                    shutil.rmtree(gone)
+        for left in (self.path / "checkpoints").glob(".step-*"):  # of kills in the middle of writing or removing, too
+            shutil.rmtree(left, ignore_errors=True)
 
     # ----------------------------------------------------------------------------------------------------------- metrics
 
-    def open_metrics(self, step: int) -> IO[str]:
-        """The metrics file, ready to append after `step`; lines of later steps, which will be made again, are dropped."""
+    def open_metrics(self, step: int) -> IO[bytes]:
+        """The metrics file, ready to append after `step`; lines of later steps, which will be made again, are dropped.
+
+        Unbuffered: a line is in the file once written, and closing it on a full disk has nothing left to fail with.
+        """
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         with explained(self.metrics):
-            return self.metrics.open("a", buffering=1)
+            return self.metrics.open("ab", buffering=0)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All logged steps; a last line cut by a kill is left out."""

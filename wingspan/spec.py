@@ -110,8 +110,17 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def fingerprint(value: Any) -> str:
     """Ten hexadecimal digits that name a value: equal for equal values, unchanged by new fields left at their default."""
-    text = json.dumps(to_json(value, sparse=True), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_canonical(to_json(value, sparse=True)), sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """Equal numbers written alike: 1 and 1.0 are the same setting."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 # -------------------------------------------------------------------------------------------------------------- from JSON

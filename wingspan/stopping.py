@@ -10,11 +10,14 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """Work was stopped by a signal after saving; the text says how to go on."""
+    """Work was stopped by a signal after saving; `message` says how to go on."""
 
     def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
-        self.signum = signum
+        super().__init__(message, signum)  # both, so that it survives the way back from another process
+        self.message, self.signum = message, signum
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Stop:
@@ -25,7 +28,8 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM instead of dying of them. A second one is not held back: it acts as it always did."""
+    """Note SIGINT and SIGTERM instead of dying of them. A second Ctrl-C is not held back; a second SIGTERM is, because
+    schedulers send it to every process and a parent passes it on as well."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach the main thread only
@@ -34,8 +38,8 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def note(number: int, frame: FrameType | None) -> None:
         stop.signum = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, note)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from wingspan import features, spec
+from wingspan import crew, features, spec
 from wingspan.data.base import Data
 from wingspan.errors import UserError, nearest
 from wingspan.loop import pretrain
@@ -19,6 +20,7 @@ from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
 from wingspan.runs import RunFolder, explained, read_json, write_json
 from wingspan.runtime import Runtime
+from wingspan.stopping import Interrupted, stop_on_signals
 
 Axis = Mapping[str, Mapping[str, object]]
 """Label -> overrides of the base run by dotted path."""
@@ -124,28 +126,48 @@ def missing(study: Study, cell: Cell) -> list[tuple[Data, Measure]]:
     return [(data, measure) for data, measure in pairs if not result_file(cell.folder, data, measure).exists()]
 
 
-def carry_out(study: Study, out: Path, sitting: Sitting) -> dict[str, str]:
-    """Train and measure whatever is missing. A run that fails is told and does not stop the others.
+def carry_out(study: Study, out: Path, sitting: Sitting, jobs: int = 0) -> dict[str, str]:
+    """Train and measure whatever is missing, `jobs` runs at a time. A run that fails is told and does not stop the others.
 
     Gives run folder name -> message for the runs that failed.
     """
-    cells = plan(study, out)
-    failed: dict[str, str] = {}
+    cells = {cell.label: cell for cell in plan(study, out) if not cell.folder.done() or missing(study, cell)}
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-    for number, cell in enumerate(cells, 1):
-        todo = missing(study, cell)
-        if cell.folder.done() and not todo:
-            continue
-        console.print(f"[bold]{number}/{len(cells)}[/] {cell.label}", highlight=False)
+    tasks = {
+        label: (functools.partial(complete, cell, missing(study, cell), sitting), cell.folder.metrics)
+        for label, cell in cells.items()
+    }
+    if not tasks:
+        return {}
+    jobs = crew.size(jobs, len(tasks), sitting.device)
+    failed = crew.work(tasks, jobs) if jobs > 1 else _in_turn(tasks)
+    return {cells[label].folder.path.name: message for label, message in failed.items()}
+
+
+def _in_turn(tasks: Mapping[str, tuple[Callable[[], str | None], Path]]) -> dict[str, str]:
+    failed = {}
+    for number, (label, (call, _)) in enumerate(tasks.items(), 1):
+        console.print(f"[bold]{number}/{len(tasks)}[/] {label}", highlight=False)
+        message = call()
+        if message:
+            failed[label] = message
+            console.print(f"[red]failed:[/] {message}", highlight=False)
+    return failed
+
+
+def complete(cell: Cell, todo: list[tuple[Data, Measure]], sitting: Sitting) -> str | None:
+    """Train a run as far as it is missing, then measure what is to do; gives what went wrong, if the user can mend it."""
+    with stop_on_signals() as stop:
         try:
             pretrain(cell.run, cell.folder.path, sitting, resume=True)
             for data, pairs in itertools.groupby(todo, key=lambda pair: pair[0]):
                 measure_run(cell.folder, cell.run, data, [measure for _, measure in pairs], sitting.device)
+                if stop.signum:
+                    raise Interrupted("Stopped, saved. To go on, give the same command again.", stop.signum)
         except UserError as error:
-            failed[cell.folder.path.name] = str(error)
-            console.print(f"[red]failed:[/] {error}", highlight=False)
-    return failed
+            return str(error)
+    return None
 
 
 def results(study: Study, out: Path) -> pd.DataFrame:

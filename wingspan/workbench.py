@@ -17,20 +17,21 @@ from wingspan.sheet import contact_sheet
 from wingspan.study import Outcome, Study
 
 
-def work(study: Study, out: Path, sitting: Sitting, command: str) -> Outcome:
+def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str) -> Outcome:
     """Do what is missing of a study, then write results.parquet and report.html into `out`.
 
     Raises UserError when nothing could be measured.
     """
-    failed = studies.carry_out(study, out, sitting)
+    failed = studies.carry_out(study, out, sitting, jobs)
     table = studies.results(study, out)
     if table.empty:
         raise UserError(f"study '{study.name}' measured nothing: {'; '.join(failed.values()) or 'its plan is empty'}")
     with explained(out):
         table.to_parquet(out / "results.parquet", index=False)
     page = report.write(_page(study, out, table, failed, command), out)
-    for line in report.findings(table):
-        console.print(f"  {line}", highlight=False)
+    for finding in report.compare(table):
+        if finding.headline:
+            console.print(f"  {finding.about}: {finding.text}: {finding.word}", highlight=False, soft_wrap=True)
     return Outcome(table, page, failed)
 
 

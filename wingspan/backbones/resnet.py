@@ -41,8 +41,22 @@ PLANS: dict[str, _Plan] = {
     "resnet101": _Plan((3, 4, 23, 3), bottleneck=True),
     "resnet152": _Plan((3, 8, 36, 3), bottleneck=True),
     "wide_resnet50_2": _Plan((3, 4, 6, 3), bottleneck=True, inner=2),
-    "small": _Plan((2, 2, 2, 2), bottleneck=True, planes=16),  # standard width 512; minutes on a CPU
+    "small": _Plan((1, 1, 1, 2), bottleneck=True, planes=16),  # standard width 512; minutes on a CPU
 }
+
+
+class _Conv(nn.Conv2d):
+    """A convolution without bias whose weights the network draws, in order, once it is whole.
+
+    Drawn by each constructor as usual, the draws would depend on D from the last block on backwards; so the same seed gives the
+    same trunk at every width, and a sweep over D changes the last block alone.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 class Block(nn.Module):
@@ -51,21 +65,21 @@ class Block(nn.Module):
     def __init__(self, inputs: int, inner: int, outputs: int, stride: int, *, bottleneck: bool, project: bool) -> None:
         super().__init__()
         if bottleneck:
-            self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+            self.conv1 = _Conv(inputs, inner, 1)
             self.bn1 = nn.BatchNorm2d(inner)
-            self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+            self.conv2 = _Conv(inner, inner, 3, stride)
             self.bn2 = nn.BatchNorm2d(inner)
-            self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+            self.conv3 = _Conv(inner, outputs, 1)
             self.bn3 = nn.BatchNorm2d(outputs)
         else:
-            self.conv1 = nn.Conv2d(inputs, inner, 3, stride, padding=1, bias=False)
+            self.conv1 = _Conv(inputs, inner, 3, stride)
             self.bn1 = nn.BatchNorm2d(inner)
-            self.conv2 = nn.Conv2d(inner, outputs, 3, padding=1, bias=False)
+            self.conv2 = _Conv(inner, outputs, 3)
             self.bn2 = nn.BatchNorm2d(outputs)
         self.bottleneck = bottleneck
         self.downsample: nn.Sequential | None = None
         if project or stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(_Conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
@@ -88,9 +102,9 @@ class ResNetModule(nn.Module):
         plan = PLANS[spec.arch]
         self.width = spec.D
         if spec.stem == "imagenet":
-            self.conv1 = nn.Conv2d(3, plan.planes, 7, stride=2, padding=3, bias=False)
+            self.conv1 = _Conv(3, plan.planes, 7, stride=2)
         else:
-            self.conv1 = nn.Conv2d(3, plan.planes, 3, stride=2 if spec.stem == "half" else 1, padding=1, bias=False)
+            self.conv1 = _Conv(3, plan.planes, 3, stride=2 if spec.stem == "half" else 1)
         self.bn1 = nn.BatchNorm2d(plan.planes)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if spec.stem == "imagenet" else nn.Identity()
         inputs = plan.planes

@@ -12,7 +12,7 @@ from torch import Tensor
 from wingspan import chance
 from wingspan.data._scenes_patterns import BACKDROPS, SHAPES, TEXTURES
 
-# Linear-ish RGB albedo.
+# RGB albedo, 0..1.
 PALETTE: dict[str, tuple[float, float, float]] = {
     "red": (0.90, 0.16, 0.14),
     "orange": (0.98, 0.55, 0.10),

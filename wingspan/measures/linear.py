@@ -42,8 +42,16 @@ class Linear(Measure):
     cosine: bool = False
     """Let the rate fall to 0 on a cosine, in place of a constant one."""
 
+    def __post_init__(self) -> None:
+        for name in ("lr", "batch", "epochs"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"linear probe: {name} {getattr(self, name)} must be positive.")
+        if not self.weight_decay >= 0:
+            raise UserError(f"linear probe: weight decay {self.weight_decay} must not be negative.")
+
     def measure(self, bank: Bank, seed: int) -> list[Number]:
-        tasks = {name: len(classes) for name, classes in bank.train.images.classes.items()}
+        labelled = bank.test.images.labels  # a column with gaps in one split is no task there
+        tasks = {name: len(classes) for name, classes in bank.train.images.classes.items() if name in labelled}
         if not tasks:
             raise UserError(f"'{bank.data}' has no labels to probe: name a column with --data.label.")
         shift, scale = self._scaling(bank.train.h)
@@ -53,8 +61,8 @@ class Linear(Measure):
         for (task, classes), scores in zip(tasks.items(), logits.split(list(tasks.values()), 1), strict=True):
             labels = bank.test.images.labels[task]
             right = (scores.argmax(1) == labels).double().mean()
-            chance = torch.bincount(labels, minlength=classes).max() / len(labels)
-            numbers.append(Number("accuracy", task, float(right), len(labels), classes, float(chance)))
+            chance = int(torch.bincount(labels).max()) / len(labels)
+            numbers.append(Number("accuracy", task, float(right), len(labels), classes, chance))
         return numbers
 
     def _scaling(self, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from wingspan.errors import UserError
 from wingspan.objectives.base import Batch, Objective
 
 
@@ -26,6 +27,10 @@ class Barlow(Objective):
 
     redundancy: float = 0.0051
     """Lambda, the weight of the off-diagonal correlations. Raise it when dimensions repeat each other."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.redundancy < float("inf"):
+            raise UserError(f"--objective.redundancy {self.redundancy} is no weight: try 0.0051.")
 
     def heads(self, K: int, classes: int) -> dict[str, nn.Module]:
         return {}

@@ -1,7 +1,7 @@
 """What an objective is: numbers, the heads it asks for, and a pure function from embeddings to loss terms.
 
-A file in this folder defines one frozen dataclass deriving from `Objective`. Objectives own no weights: `heads` makes modules that
-the learner keeps and applies to the embedding, `terms` is given what came out. The loss is the sum of the terms. Supervised
+A file in this folder defines one frozen dataclass deriving from `Objective`. Objectives own no weights: `heads` makes
+modules that the learner keeps and applies to the embedding, `terms` is given what came out. The loss is the sum of the terms. Supervised
 training is one more objective.
 """
 
@@ -47,4 +47,4 @@ class Objective(ABC):
 
     @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms, weights included; their sum is the loss. The mean over processes is the loss of the whole batch."""
+        """Named scalar terms, weights included; their sum is the loss. Averaged over processes it is the whole batch's loss."""

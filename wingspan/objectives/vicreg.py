@@ -1,7 +1,7 @@
 """VICReg: keep views close, every dimension spread out, no two dimensions alike.
 
-Bardes et al. 2022, arXiv:2105.04906, equations 1-6; weights 25, 25, 1. As the authors' code (facebookresearch/vicreg,
-main_vicreg.py) and unlike their text, the variance term is averaged, not summed, over the two views. Variance and covariance are
+Bardes et al. 2022, arXiv:2105.04906, equations 1-6; weights 25, 25, 1. As in the authors' code (facebookresearch/vicreg,
+main_vicreg.py), unlike their text, the variance term is averaged, not summed, over the two views. Variance and covariance are
 those of the batch of all processes, divided by its true size - 1.
 """
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wingspan.errors import UserError
 from wingspan.objectives.base import Batch, Objective
 
 
@@ -40,6 +41,11 @@ class VICReg(Objective):
     """Weight of the hinge that keeps every dimension's standard deviation above 1. Raise it when the embedding collapses."""
     covariance: float = 1.0
     """Weight of the squared off-diagonal covariances."""
+
+    def __post_init__(self) -> None:
+        for name in ("invariance", "variance", "covariance"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"--objective.{name} {getattr(self, name)} is no weight: give a number that is not negative.")
 
     def heads(self, K: int, classes: int) -> dict[str, nn.Module]:
         return {}

@@ -17,21 +17,20 @@ T = TypeVar("T")
 
 
 def take(words: list[str], flag: str) -> str | None:
-    """Remove `--flag value` or `--flag=value` and give the value; None when it is not there.
+    """Remove every `--flag value` or `--flag=value` and give the last value; None when there is none.
 
-    Raises UserError when the flag stands last, without a value.
+    Raises UserError when the flag stands without a value.
     """
-    for at, word in enumerate(words):
-        if word.startswith(f"{flag}="):
-            del words[at]
-            return word.removeprefix(f"{flag}=")
-        if word == flag:
-            if at + 1 == len(words):
-                raise UserError(f"{flag} needs a value.")
-            value = words[at + 1]
-            del words[at : at + 2]
-            return value
-    return None
+    value = None
+    while (at := next((at for at, word in enumerate(words) if word.split("=")[0] == flag), None)) is not None:
+        word = words.pop(at)
+        if "=" in word:
+            value = word.partition("=")[2]
+        elif at == len(words) or words[at].startswith("--"):
+            raise UserError(f"{flag} needs a value{f', {words[at]!r} follows' if at < len(words) else ''}.")
+        else:
+            value = words.pop(at)
+    return value
 
 
 def choose(words: list[str], run: Pretrain) -> tuple[Pretrain, list[str]]:
@@ -81,7 +80,16 @@ def _implied(words: list[str], field: str, base: type, run: Pretrain) -> str | N
     if not used or has(type(getattr(run, field))):
         return None
     able = [name for name in spec.files(base) if has(spec.file_class(base, name))]
+    owners = {option: _owners(option, base) for option in sorted(used)}
+    if not able and all(owners.values()):
+        told = "; ".join(f"{prefix}{option.replace('_', '-')} is of {', '.join(names)}" for option, names in owners.items())
+        raise UserError(f"no one --{field} has all these options ({told}): choose one.")
     return able[0] if len(able) == 1 else None
+
+
+def _owners(option: str, base: type) -> list[str]:
+    files = spec.files(base)
+    return [name for name in files if option in {each.name for each in dataclasses.fields(spec.file_class(base, name))}]
 
 
 def _integer(text: str) -> int:

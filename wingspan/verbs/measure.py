@@ -33,6 +33,8 @@ class _Options:
 
 
 def main(words: list[str]) -> int:
+    if words and words[0] in ("-h", "--help"):
+        arguments.parse(_Options, _Options(Pretrain()), words, "measure RUN", __doc__ or "")
     if not words or words[0].startswith("-"):
         raise UserError("which run? wingspan measure RUN [OPTIONS], RUN being the folder that wingspan pretrain wrote.")
     folder, words = RunFolder(Path(words[0])), words[1:]

@@ -34,10 +34,9 @@ class _Options:
 def main(words: list[str]) -> int:
     resumed = arguments.take(words := list(words), "--resume")
     name = arguments.take(words, "--recipe")
-    if resumed is not None:
-        start = load_run(RunFolder(Path(resumed)))
-    else:
-        start = recipe(name or "paper")
+    if resumed is not None and name is not None:
+        raise UserError(f"--resume {resumed} goes on with the run's own settings: leave out --recipe {name}.")
+    start = load_run(RunFolder(Path(resumed))) if resumed is not None else recipe(name or "paper")
     run, words = arguments.choose(words, start)
     about = (
         f"Pretrain a backbone.\n\n--recipe {{{','.join(RECIPES)}}}  the run to start from (paper when left out)\n"

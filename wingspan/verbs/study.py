@@ -39,6 +39,8 @@ class _Options:
     """Other data sets to probe: folders, Parquet files or hub ids."""
     out: Path | None = None
     """The study's folder. Left out: studies/ and name and scale."""
+    jobs: int = 0
+    """Runs at a time. 0: on a CPU one a core, at most 4; on a GPU one. Lower it when memory runs short."""
     dry_run: bool = False
     """Print the plan and what exists already, and stop."""
 
@@ -69,7 +71,7 @@ def main(words: list[str]) -> int:
     if options.dry_run:
         workbench.show_plan(study, out)
         return 0
-    outcome = workbench.work(study, out, options.sitting, command)
+    outcome = workbench.work(study, out, options.sitting, options.jobs, command)
     console.print(
         f"Wrote {outcome.page} and {out / 'results.parquet'}\nNext: open {outcome.page} in a browser", highlight=False
     )
@@ -87,21 +89,20 @@ def _list() -> None:
 
 def _adapted(study: Study, options: _Options) -> Study:
     """The study with the user's settings, refused where an axis would undo them."""
-    changed = {line.split(":")[0] for line in spec.differences(study.base, options.run)}
-    for axis, settings in study.axes.items():
-        for label, overrides in settings.items():
-            undone = sorted(path for path in overrides if path in changed)
-            if undone:
-                raise UserError(
-                    f"study '{study.name}' sets {undone[0]} itself on its axis '{axis}' ('{label}'), so your value would be lost: "
-                    f"use --widths, --seeds or --objectives, or wingspan pretrain for a single run."
-                )
-    study = dataclasses.replace(study, base=options.run)
     for axis, chosen in (("width", options.widths), ("seed", options.seeds), ("objective", options.objectives)):
         if chosen:
             study = study.with_axis(axis, tuple(str(each) for each in chosen))
+    changed = {line.split(":")[0] for line in spec.differences(study.base, options.run)}
+    for axis, settings in study.axes.items():
+        for label, overrides in settings.items():
+            undone = sorted(path for path in overrides if any(f"{leaf}.".startswith(f"{path}.") for leaf in changed))
+            if undone:
+                raise UserError(
+                    f"study '{study.name}' sets {undone[0]} itself on its axis '{axis}' ('{label}'), so your value would be "
+                    f"lost: use --widths, --seeds or --objectives, or wingspan pretrain for a single run."
+                )
     extra = tuple(_transfer(text, options.run) for text in options.transfers)
-    return dataclasses.replace(study, transfers=(*study.transfers, *extra))
+    return dataclasses.replace(study, base=options.run, transfers=(*study.transfers, *extra))
 
 
 def _transfer(text: str, run: Pretrain) -> Data:

@@ -19,7 +19,7 @@ study: setup
 	$(VENV)/bin/wingspan study scenes
 
 test: setup
-	$(PY) -m pytest -n $(JOBS) tests
+	$(PY) -m pytest -n $(JOBS) --dist loadfile tests
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def work(tasks: Mapping[str, tuple[Callable[[], str | None], Path]], jobs: int) 
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     label = waiting.pop(future)
-                    message = future.result()
+                    message = _outcome(future)
                     if message:
                         failed[label] = message
                     board.finished(label, message)
@@ -55,6 +56,13 @@ def work(tasks: Mapping[str, tuple[Callable[[], str | None], Path]], jobs: int) 
     if stop.signum:
         raise Interrupted("Stopped, every run saved. To go on, give the same command again.", stop.signum)
     return failed
+
+
+def _outcome(future: Future[str | None]) -> str | None:
+    try:
+        return future.result()
+    except BrokenProcessPool:  # whoever shared the pool with a process that was killed hears of it too
+        return "its process was killed from outside, most often for want of memory: give the command again with --jobs 1."
 
 
 def _settle(threads: int) -> None:

@@ -18,7 +18,7 @@ from wingspan import spec
 from wingspan.augment import Augment
 from wingspan.data.base import Data, ImageSet
 from wingspan.errors import UserError
-from wingspan.pretrain import Pretrain, load_run
+from wingspan.pretrain import Pretrain, check_identity, load_run
 from wingspan.progress import bar
 from wingspan.runs import RunFolder
 from wingspan.runtime import Runtime
@@ -50,9 +50,11 @@ def load_backbone(folder: RunFolder) -> tuple[Pretrain, nn.Module]:
     run = load_run(folder)
     if not folder.checkpoints():
         raise UserError(f"{folder.path} holds no checkpoint yet: wingspan pretrain --resume {folder.path}")
+    last = folder.checkpoints()[-1]
     with torch.random.fork_rng(devices=[]):
         backbone = run.backbone.build()
-    read_weights(backbone, folder.checkpoints()[-1] / "learner.safetensors")
+    read_weights(backbone, last / "learner.safetensors")
+    check_identity(last, spec.fingerprint(run))
     return run, backbone.eval()
 
 

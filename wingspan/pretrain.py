@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -115,12 +116,7 @@ class State:
 
     def restore(self, checkpoint: Path, identity: str) -> None:
         """Take over a checkpoint. Raises UserError when it belongs to other settings or is damaged."""
-        facts = read_json(checkpoint / "state.json")
-        if facts["fingerprint"] != identity:
-            raise UserError(
-                f"{checkpoint} was written by a run with other settings (fingerprint {facts['fingerprint']}, this run's is "
-                f"{identity}): put it back where it belongs, or begin anew with another --out."
-            )
+        facts = check_identity(checkpoint, identity)
         try:
             weights = safetensors.torch.load_file(checkpoint / "learner.safetensors")
             moments = torch.load(checkpoint / "optimiser.pt", weights_only=True)
@@ -132,6 +128,17 @@ class State:
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{checkpoint} holds other weights than this run's: {error}") from error
         self.step, self.seconds = facts["step"], facts["seconds"]
+
+
+def check_identity(checkpoint: Path, identity: str) -> dict[str, Any]:
+    """A checkpoint's facts. Raises UserError when a run with another fingerprint wrote it."""
+    facts: dict[str, Any] = read_json(checkpoint / "state.json")
+    if facts["fingerprint"] != identity:
+        raise UserError(
+            f"{checkpoint} was written by a run with other settings (fingerprint {facts['fingerprint']}, this run's is "
+            f"{identity}): put it back where it belongs, or begin anew with another --out."
+        )
+    return facts
 
 
 def prepare(run: Pretrain, images: ImageSet, runtime: Runtime) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from wingspan.loop import pretrain
 from wingspan.measures.base import Measure
 from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
-from wingspan.runs import RunFolder, explained, read_json, write_json
+from wingspan.runs import RunFolder, explained, read_json, write_atomic, write_json
 from wingspan.runtime import Runtime
 from wingspan.stopping import Interrupted, stop_on_signals
 
@@ -167,6 +168,11 @@ def complete(cell: Cell, todo: list[tuple[Data, Measure]], sitting: Sitting) -> 
                     raise Interrupted("Stopped, saved. To go on, give the same command again.", stop.signum)
         except UserError as error:
             return str(error)
+        except Interrupted:
+            raise
+        except Exception as error:  # memory ran out, or a fault of ours: the other runs go on, and the whole story is kept
+            write_atomic(cell.folder.path / "error.txt", traceback.format_exc())
+            return f"{type(error).__name__}: {error} (see {cell.folder.path / 'error.txt'})"
     return None
 
 

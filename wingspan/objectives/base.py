@@ -1,8 +1,8 @@
 """What an objective is: numbers, the heads it asks for, and a pure function from embeddings to loss terms.
 
-A file in this folder defines one frozen dataclass deriving from `Objective`. Objectives own no weights: `heads` makes
-modules that the learner keeps and applies to the embedding, `terms` is given what came out. The loss is the sum of the terms. Supervised
-training is one more objective.
+A file in this folder defines one frozen dataclass deriving from `Objective`. Objectives own no weights: `heads` makes modules
+that the learner keeps and applies to the embedding, and `terms` is given what came out. The loss is the sum of the terms.
+Supervised training is one more objective.
 """
 
 from __future__ import annotations

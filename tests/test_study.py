@@ -1,0 +1,175 @@
+"""A study does what is missing, resumes what was cut, skips what is done, and never mixes settings."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_runs import command, said, same
+
+from wingspan import loop
+from wingspan.data.scenes import CLASSES
+from wingspan.runs import RunFolder
+from wingspan.verbs.study import names
+
+WORDS = [
+    *("study", "scenes", "--scale", "smoke", "--data.train", "64", "--data.test", "32", "--data.size", "16"),
+    *("--epochs", "1", "--batch", "32", "--precision", "fp32", "--seeds", "0", "--jobs", "1"),
+    *("--objectives", "simclr", "supervised", "--widths", "8", "16"),
+]
+PLAN = set(itertools.product(("simclr", "supervised"), (8, 16)))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A study carried out once; tests work on copies."""
+    out = tmp_path_factory.mktemp("study") / "done"
+    assert command(*WORDS, "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def out(done, tmp_path) -> Path:
+    return Path(shutil.copytree(done, tmp_path / "study"))  # times of files are copied too
+
+
+def written(out: Path) -> dict[str, int]:
+    """When each checkpoint and result was written."""
+    kept = ("learner.safetensors", "done.json")
+    files = [file for file in out.rglob("*") if file.name in kept or file.parent.name == "results"]
+    return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in files}
+
+
+def runs(out: Path) -> dict[str, Path]:
+    return {path.name.rpartition("-")[0]: path for path in (out / "runs").iterdir()}
+
+
+def test_it_writes_a_table_and_a_page(done):
+    table = pd.read_parquet(done / "results.parquet")
+    assert {(row.objective, row.width) for row in table.itertuples()} == PLAN
+    assert len(table) == len(PLAN) * len(CLASSES)
+    own = table[table.role == "in-distribution"]
+    assert set(own.task) == {"shape"} and len(own) == len(PLAN)
+    assert set(table.seed) == {0} and table.value.between(0, 1).all()
+    page = (done / "report.html").read_text()
+    assert "Width study: scenes" in page and "data:image/png;base64" in page
+    assert (done / "views.png").exists()
+
+
+def test_a_second_time_nothing_is_computed(out, capsys):
+    before, page = written(out), (out / "report.html").stat().st_mtime_ns
+    assert command(*WORDS, "--out", out) == 0
+    assert len(before) == 3 * len(PLAN) and written(out) == before
+    assert (out / "report.html").stat().st_mtime_ns > page  # the page is made anew
+    assert f"Wrote {out}/report.html" in said(capsys)
+
+
+def test_only_what_is_missing_is_measured(out):
+    before = written(out)
+    (gone,) = [file for file in before if "simclr-small-D16" in file and "results" in file]
+    table = pd.read_parquet(out / "results.parquet")
+    (out / gone).unlink()
+    assert command(*WORDS, "--out", out) == 0
+    after = written(out)
+    assert {file for file in before if after[file] != before[file]} == {gone}
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), table)
+
+
+def test_a_dry_run_tells_and_does_nothing(out, tmp_path, capsys):
+    shutil.rmtree(runs(out)["supervised-small-D8-s0"])
+    before = written(out)
+    assert command(*WORDS, "--out", out, "--dry-run") == 0
+    told = said(capsys)
+    assert told.count(" done") == 3 and told.count("not run") == 1
+    assert written(out) == before
+
+
+def test_a_study_cut_half_way_goes_on(done, tmp_path, monkeypatch, capsys):
+    """Stopped in the first step of its third run."""
+    out, steps, compute = tmp_path / "study", itertools.count(1), loop.step
+
+    def watched(*arguments):
+        if next(steps) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return compute(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", watched)
+        assert command(*WORDS, "--out", out) == 128 + signal.SIGINT
+    assert "saved. To go on" in said(capsys)
+    before = written(out)
+    assert len(before) == 3 * 2 + 1  # two runs whole, and the checkpoint of the third
+    assert command(*WORDS, "--out", out) == 0
+    assert {file: at for file, at in written(out).items() if file in before and "step-000000001" not in file} == {
+        file: at for file, at in before.items() if "step-000000001" not in file
+    }
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), pd.read_parquet(done / "results.parquet"))
+
+
+def test_runs_side_by_side_save_when_stopped(done, tmp_path):
+    out = tmp_path / "study"
+    line = [sys.executable, "-m", "wingspan.cli", *WORDS, "--out", str(out), "--jobs", "2"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 120
+    while not any(file.stat().st_size for file in out.glob("runs/*/metrics.jsonl")) and time.monotonic() < end:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate()[0]
+    assert process.returncode == 128 + signal.SIGTERM and "give the same command again" in told, told
+    assert "Traceback" not in told and not (out / "results.parquet").exists()
+    before = {file: at for file, at in written(out).items() if not file.endswith("learner.safetensors")}
+    assert any((path / "checkpoints").is_dir() for path in (out / "runs").iterdir())
+    assert command(*WORDS, "--out", out) == 0
+    assert before.items() <= written(out).items()
+    keys = ["run", "fingerprint", "task", "role", "n", "classes"]
+    pd.testing.assert_frame_equal(*(pd.read_parquet(each / "results.parquet")[keys] for each in (out, done)))
+
+
+def test_a_run_that_fails_does_not_stop_the_others(done, tmp_path, capsys):
+    out = tmp_path / "study"
+    failing = runs(done)["simclr-small-D8-s0"].name
+    (out / "runs").mkdir(parents=True)
+    (out / "runs" / failing).write_text("a file where the run's folder should be")
+    assert command(*WORDS, "--out", out) == 2
+    told = said(capsys)
+    assert f"failed: cannot write {out}/runs/{failing}" in told and f"Wrote {out}/report.html" in told
+    table = pd.read_parquet(out / "results.parquet")
+    assert {(row.objective, row.width) for row in table.itertuples()} == PLAN - {("simclr", 8)}
+    page = (out / "report.html").read_text()
+    assert "failed: cannot write" in page
+    (out / "runs" / failing).unlink()
+    assert command(*WORDS, "--out", out) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), pd.read_parquet(done / "results.parquet"))
+
+
+def test_other_settings_never_mix(out):
+    before, table = written(out), pd.read_parquet(out / "results.parquet")
+    assert command(*WORDS, "--objectives", "supervised", "--epochs", "2", "--out", out) == 0
+    after = written(out)
+    assert {file: after[file] for file in before} == before and len(after) == len(before) + 3 * 2
+    other = pd.read_parquet(out / "results.parquet")
+    assert {(row.objective, row.width) for row in other.itertuples()} == {("supervised", 8), ("supervised", 16)}
+    assert not set(other.run) & set(table.run)
+
+
+def test_seeds_are_runs_of_their_own(out):
+    assert command(*WORDS, "--objectives", "simclr", "--widths", "8", "--seeds", "0", "1", "--out", out) == 0
+    table = pd.read_parquet(out / "results.parquet")
+    assert set(table.seed) == {0, 1} and table.run.nunique() == 2
+    first, second = (RunFolder(runs(out)[f"simclr-small-D8-s{seed}"]).read_metrics() for seed in (0, 1))
+    assert not same([line["loss"] for line in first], [line["loss"] for line in second])
+
+
+def test_the_list_of_studies(capsys):
+    assert command("study", "--list") == 0
+    told = said(capsys)
+    assert names() and all(name in told for name in names())

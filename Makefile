@@ -4,7 +4,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.ready
 JOBS   ?= 2
 
-.PHONY: setup study test check bench gpu clean
+.PHONY: setup study test check bench clean
 
 setup: $(STAMP)
 

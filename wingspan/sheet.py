@@ -14,14 +14,16 @@ from wingspan.pretrain import Pretrain
 from wingspan.runs import explained
 
 
-def contact_sheet(run: Pretrain, file: Path, rows: int = 6, columns: int = 3, zoom: int = 2) -> None:
-    """Write a PNG of rows x columns groups: an image of the training split, then its V views."""
+def contact_sheet(run: Pretrain, file: Path, rows: int = 6, columns: int = 3, zoom: int = 2, views: int = 2) -> None:
+    """Write a PNG of rows x columns groups: an image of the training split, then some views of it."""
     images = run.data.load("train")
     chosen = torch.randperm(len(images), generator=generator(run.seed, "sheet"))[: rows * columns]
     pixels = images.images.batch(chosen)
-    views = _pixels(run, augmentation.apply(run.augment, pixels, augmentation.draws(run.augment, len(chosen), 2, run.seed, 0)))
-    plain = _pixels(run, augmentation.plain(run.augment, pixels))
-    groups = torch.stack([plain, *views.split(len(chosen))], 1)  # (n, 3, 3, S, S)
+    shown = [_pixels(run, augmentation.plain(run.augment, pixels))]
+    if views:
+        draws = augmentation.draws(run.augment, len(chosen), views, run.seed, 0)
+        shown += _pixels(run, augmentation.apply(run.augment, pixels, draws)).split(len(chosen))
+    groups = torch.stack(shown, 1)  # (n, 1 + views, 3, S, S)
     grid(groups.flatten(0, 1), columns * groups.shape[1], file, zoom)
 
 

@@ -25,7 +25,9 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str) -> 
     failed = studies.carry_out(study, out, sitting, jobs)
     table = studies.results(study, out)
     if table.empty:
-        raise UserError(f"study '{study.name}' measured nothing: {'; '.join(failed.values()) or 'its plan is empty'}")
+        raise UserError(
+            f"study '{study.name}' measured nothing: {'; '.join(dict.fromkeys(failed.values())) or 'its plan is empty'}"
+        )
     with explained(out):
         table.to_parquet(out / "results.parquet", index=False)
     page = report.write(_page(study, out, table, failed, command), out)

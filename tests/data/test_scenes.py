@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wingspan.data import scenes as module
-from wingspan.data._scenes_factors import DRAWN, RADIUS, SMALL_RADIUS, apportion
+from wingspan.data._scenes_factors import DRAWN, RADIUS, SMALL_RADIUS, SPREAD, apportion
 from wingspan.data._scenes_patterns import BACKDROPS, SHAPES, TEXTURES
 from wingspan.data.base import check_labels
 from wingspan.data.scenes import CLASSES, Factors, Scenes, render, render_all
@@ -96,11 +96,11 @@ def test_labels_follow_from_the_scene() -> None:
     labels = factors.labels()
     for i in range(200):
         x, y = factors.centre[i, 0].tolist()
-        row, column = (int(v > -0.14) + int(v > 0.14) for v in (y, x))
+        row, column = (int(v > -SPREAD / 3) + int(v > SPREAD / 3) for v in (y, x))
         names = {task: CLASSES[task][int(labels[task][i])] for task in CLASSES}
         assert names["position"] == ("top", "middle", "bottom")[row] + " " + ("left", "centre", "right")[column]
         turn = math.degrees(float(factors.angle[i, 0])) - float(names["orientation"].split()[0])
-        assert abs((turn + 180) % 360 - 180) <= 22.5
+        assert abs(turn) <= 15
         near = []
         for slot in range(int(names["count"])):
             least, most = SMALL_RADIUS if slot else RADIUS
@@ -195,7 +195,7 @@ def test_shadow_falls_away_from_the_light_and_the_lit_side_is_brighter() -> None
     behind, full = (render(factors, 64, foreground=f).float().mean(1) for f in (False, True))
     shadow = (behind - full) * (alone == 0)
     solid = (alone > 0).float()
-    assert shadow.min() >= 0
+    assert shadow.min() >= -1  # a rim too faint to see may round one channel up by a level
     middle = (along * solid).sum((1, 2)) / solid.sum((1, 2))
     assert ((along * shadow).sum((1, 2)) / shadow.sum((1, 2)) < middle).float().mean() > 0.95
     brightness = (along * alone).sum((1, 2)) / alone.sum((1, 2))

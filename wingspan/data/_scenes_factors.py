@@ -25,9 +25,10 @@ PALETTE: dict[str, tuple[float, float, float]] = {
 }
 DISTRACTORS = 6
 BACKDROP_FLOATS = 9  # phase x, phase y, period, turn, hue, saturation, value, contrast, hue of the second tone
-RADIUS = (0.40, 0.70)  # of the main object; the image spans -1..1
+RADIUS = (0.50, 0.80)  # of the main object; the image spans -1..1
 SMALL_RADIUS = (0.12, 0.22)  # of a distractor
-SPREAD = 0.42  # the main object's centre lies within +-SPREAD in x and y
+SPREAD = 0.40  # the main object's centre lies within +-SPREAD in x and y
+TURN = math.pi  # the main object is turned by at most half of this to either side
 _DISTANCE_EDGES = (0.10, 0.15, 0.21, 0.30, 0.45)
 _COMPASS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
 
@@ -35,7 +36,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "shape": tuple(SHAPES),
     "colour": tuple(PALETTE),
     "texture": tuple(TEXTURES),
-    "orientation": tuple(f"{45 * k} degrees" for k in range(8)),
+    "orientation": tuple(f"{degrees} degrees" for degrees in (-75, -45, -15, 15, 45, 75)),
     "position": tuple(f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right")),
     "size": ("small", "medium", "large", "huge"),
     "count": tuple(str(k) for k in range(1, DISTRACTORS + 2)),
@@ -85,7 +86,7 @@ class Factors:
             "shape": self.shape[:, 0],
             "colour": self.colour[:, 0],
             "texture": self.texture[:, 0],
-            "orientation": _octant(self.angle[:, 0]),
+            "orientation": _bin(self.angle[:, 0] / TURN + 0.5, len(CLASSES["orientation"])),
             "position": cell[:, 1] * 3 + cell[:, 0],
             "size": _bin(size, len(CLASSES["size"])),
             "count": self.count,
@@ -152,7 +153,7 @@ def draw(n: int, seed: int, split: str, weights: Mapping[str, Tensor]) -> Factor
     radius = RADIUS[0] + (labels("size") + within("size")) / len(CLASSES["size"]) * (RADIUS[1] - RADIUS[0])
     centres, radii = _scatter(main, radius, uniform("places", DISTRACTORS, 12, 3))
     angle = uniform("angle", slots) * 2 * math.pi
-    angle[:, 0] = _angle(labels("orientation"), within("orientation"))
+    angle[:, 0] = ((labels("orientation") + within("orientation")) / len(CLASSES["orientation"]) - 0.5) * TURN
     return Factors(
         shape=_others(labels("shape"), uniform("shapes", DISTRACTORS), len(SHAPES)),
         colour=_others(labels("colour"), uniform("colours", DISTRACTORS), len(PALETTE)),

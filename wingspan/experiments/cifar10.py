@@ -23,7 +23,7 @@ SCALES = ("smoke", "small")
 _SIZES = {
     # train images (0: all), epochs, widths, seeds
     "smoke": (512, 1, (32, 128), (0,)),
-    "small": (10_000, 20, (32, 256, 2048), (0,)),
+    "small": (20_000, 8, (64, 512, 2048), (0,)),
 }
 
 

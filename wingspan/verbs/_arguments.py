@@ -45,6 +45,7 @@ def choose(words: list[str], run: Pretrain) -> tuple[Pretrain, list[str]]:
         name = take(words, f"--{field}") or _implied(words, field, base, run)
         if name is not None:
             changes[field] = name
+    changes |= _other_source(words, run) if "data" not in changes else {}
     preset = take(words, "--augment")
     if preset is not None:
         if preset not in augment.PRESETS:
@@ -62,6 +63,13 @@ def _projector_of(objective: str, run: Pretrain) -> dict[str, object]:
     """A recipe's projector is meant for objectives that compare views; one that has none by default gets none."""
     base = _choices()["objective"]
     return {"projector": None} if run.projector is not None and spec.named(base, objective).projector == "" else {}
+
+
+def _other_source(words: list[str], run: Pretrain) -> dict[str, object]:
+    """A path takes the place of a study's own hub id, and the other way round; both from the user stay an error."""
+    given = {flag for flag in ("name", "path") if any(word.split("=")[0] == f"--data.{flag}" for word in words)}
+    other = {"name": "path", "path": "name"}
+    return {f"data.{other[flag]}": "" for flag in given if len(given) == 1 and hasattr(run.data, other[flag])}
 
 
 def _choices() -> dict[str, type]:

@@ -27,7 +27,9 @@ class _Options:
     rows: int = 6
     """Rows of images."""
     columns: int = 3
-    """Images a row, each followed by two views."""
+    """Images a row, each followed by its views."""
+    views: int = 2
+    """Views of each image; 0 shows the images alone."""
     zoom: int = 3
     """How many times every pixel is enlarged."""
 
@@ -37,6 +39,7 @@ def main(words: list[str]) -> int:
     run, words = arguments.choose(words, recipe(name or "paper"))
     about = f"Draw images and their views.\n\n{arguments.selection_help()}"
     options = arguments.parse(_Options, _Options(run), words, "show", about)
-    contact_sheet(options.run, options.out, options.rows, options.columns, options.zoom)
-    console.print(f"Wrote {options.out}: each image is followed by two views of it", highlight=False)
+    contact_sheet(options.run, options.out, options.rows, options.columns, options.zoom, options.views)
+    followed = f": each image is followed by {options.views} views of it" if options.views else ""
+    console.print(f"Wrote {options.out}{followed}", highlight=False)
     return 0

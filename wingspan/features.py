@@ -19,7 +19,7 @@ from wingspan.augment import Augment
 from wingspan.data.base import Data, ImageSet
 from wingspan.errors import UserError
 from wingspan.pretrain import Pretrain, check_identity, load_run
-from wingspan.progress import bar
+from wingspan.progress import bar, tell
 from wingspan.runs import RunFolder
 from wingspan.runtime import Runtime
 
@@ -113,6 +113,7 @@ def bank(folder: RunFolder, data: Data, runtime: Runtime) -> Bank:
 
     def split(name: Literal["train", "test"]) -> Split:
         images = data.load(name)
+        tell(images.notes)
         return Split(extract(backbone, images, run.augment, runtime, label=f"features of {data.label_name} {name}"), images)
 
     return Bank(data.label_name, split("train"), split("test"), spec.fingerprint(run))

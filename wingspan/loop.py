@@ -16,7 +16,7 @@ from wingspan import optim, sampling, spec
 from wingspan.data.base import ImageSet
 from wingspan.errors import UserError
 from wingspan.pretrain import Pretrain, Sitting, State, load_run, prepare
-from wingspan.progress import bar
+from wingspan.progress import bar, tell
 from wingspan.runs import RunFolder, explained, write_json
 from wingspan.runtime import Runtime
 from wingspan.stopping import Interrupted, stop_on_signals
@@ -33,6 +33,7 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
         if folder.done():
             return folder
         images = run.data.load("train")
+        tell(images.notes)
         runtime = Runtime(sitting.device, run.precision)
         state = prepare(run, images, runtime)
         if folder.checkpoints():

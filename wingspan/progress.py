@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console(stderr=True)
 _LOG_SECONDS = 30.0
+_told: set[str] = set()
 
 
 class Bar:
@@ -58,6 +59,14 @@ def bar(label: str, total: int, *, done: int = 0, per_unit: int = 1, things: str
         yield made
     finally:
         made.close()
+
+
+def tell(notes: Iterable[str]) -> None:
+    """Print what the user should know, each once in a process."""
+    for note in notes:
+        if note not in _told:
+            _told.add(note)
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

@@ -1,7 +1,7 @@
 """The objective axis of small studies: each objective with the settings that suit runs of minutes.
 
-Tuned once on CIFAR-10 at one width for a small net and runs of about 300 steps of 256 images, so that no objective fails for want
-of a usual setting.
+Tuned once on CIFAR-10 at one width for a small net and runs of about 300 steps of 256 images, so that no objective fails for
+want of a usual setting.
 """
 
 from __future__ import annotations

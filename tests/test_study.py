@@ -13,11 +13,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny_runs import command, said, same
+from PIL import Image
+from tiny_runs import command, said, same, tiny
 
 from wingspan import loop
+from wingspan.data.hub import Hub
 from wingspan.data.scenes import CLASSES
+from wingspan.measures.linear import Linear
+from wingspan.pretrain import Sitting
 from wingspan.runs import RunFolder
+from wingspan.study import Study, carry_out, results, widths
 from wingspan.verbs.study import names
 
 WORDS = [
@@ -173,3 +178,18 @@ def test_the_list_of_studies(capsys):
     assert command("study", "--list") == 0
     told = said(capsys)
     assert names() and all(name in told for name in names())
+
+
+def test_a_data_set_keeps_its_name_in_the_table(tmp_path: Path) -> None:
+    """A hub set has a field called `name`, empty for local files; the table must hold the set's own short name."""
+    images = tmp_path / "pets"
+    for split, n in (("train", 24), ("test", 8)):
+        for at in range(n):
+            file = images / split / ("cat" if at % 2 else "dog") / f"{at}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (10 * at, 100, 0)).save(file)
+    run = tiny(data=Hub(path=str(images), size=16), batch=8, epochs=1)
+    one = Study("pets", "?", run, {"width": widths(8)}, (Linear(epochs=1),))
+    assert carry_out(one, tmp_path / "out", Sitting(), jobs=1) == {}
+    table = results(one, tmp_path / "out")
+    assert list(table["data"]) == ["pets"] and list(table["role"]) == ["in-distribution"] and list(table["n"]) == [8]

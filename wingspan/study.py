@@ -112,7 +112,7 @@ def measure_run(folder: RunFolder, run: Pretrain, data: Data, measures: Iterable
         file = result_file(folder, data, measure)
         written[file] = {
             "run": bank.fingerprint,
-            "data": {"name": data.label_name, "target": bank.test.images.target, **spec.to_json(data)},
+            "data": {"name": data.label_name, "target": bank.test.images.target, "settings": spec.to_json(data)},
             "measure": spec.to_json(measure),
             "seed": run.seed,
             "numbers": [spec.to_json(number) for number in measure.measure(bank, run.seed)],
@@ -194,7 +194,7 @@ def _rows(study: Study, out: Path) -> Iterator[dict[str, Any]]:
                     yield {
                         **_identity(cell),
                         "measure": found["measure"]["kind"],
-                        "data": found["data"]["name"],
+                        "data": data.label_name,
                         "role": "in-distribution" if own else "transfer",
                         **number,
                     }

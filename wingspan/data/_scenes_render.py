@@ -101,7 +101,7 @@ def _objects(
     albedo = albedo * (0.85 + 0.15 * factors.tint[rows, slots])[:, None]
     # The ink is pale on dark objects and dark on bright ones.
     bright = albedo[:, 0] * 0.3 + albedo[:, 1] * 0.6 + albedo[:, 2] * 0.1
-    second = torch.where(bright[:, None] > 0.5, albedo * 0.45, albedo * 0.4 + 0.5)
+    second = torch.where(bright[:, None] > 0.5, albedo * 0.65, albedo * 0.7 + 0.25)
     step = (second - albedo)[:, :, None, None]
     colour = (ink[:, None] * step).add_(albedo[:, :, None, None]).mul_(shade[:, None])
     return colour, cover, shadow
@@ -124,10 +124,10 @@ def _backdrop(factors: Factors, size: int) -> Tensor:
         return made * 0.5 if name in SMOOTH else made * sharpness[at]
 
     mix = _by_kind(factors.background, patterns, (size, size)).add_(0.5).clamp_(0.0, 1.0)
-    first = _hue(p[:, 4], 0.10 + 0.45 * p[:, 5], 0.35 + 0.55 * p[:, 6])
+    first = _hue(p[:, 4], 0.08 + 0.3 * p[:, 5], 0.35 + 0.55 * p[:, 6])
     darker = (0.35 + 0.55 * p[:, 6] > 0.6).float() * 2.0 - 1.0
-    value = 0.35 + 0.55 * p[:, 6] - darker * (0.16 + 0.2 * p[:, 7])
-    second = _hue(p[:, 4] + 0.3 * (p[:, 8] - 0.5), 0.10 + 0.45 * p[:, 5], value)
+    value = 0.35 + 0.55 * p[:, 6] - darker * (0.08 + 0.1 * p[:, 7])
+    second = _hue(p[:, 4] + 0.3 * (p[:, 8] - 0.5), 0.08 + 0.3 * p[:, 5], value)
     lx, ly = _direction(factors.light)
     glow = (axis * (lx * 0.14)[:, None])[:, None] + (axis * (ly * -0.14)[:, None] + 0.92)[:, :, None]
     return (mix[:, None] * (second - first)[:, :, None, None]).add_(first[:, :, None, None]).mul_(glow[:, None])

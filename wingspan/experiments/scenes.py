@@ -21,19 +21,19 @@ SCALES = ("smoke", "small")
 _SIZES = {
     # train images, test images, epochs, widths, seeds
     "smoke": (512, 256, 2, (32, 128), (0,)),
-    "small": (6_000, 2_000, 12, (32, 256, 1024), (0, 1)),
+    "small": (14_000, 2_000, 2, (32, 256, 1024), (0, 1)),
 }
 
 
 def study(scale: str) -> Study:
     """The study at one of its scales."""
     train, test, epochs, D, repeats = _SIZES[scale]
+    # Few steps: many different images beat many epochs, and small batches beat large ones.
+    base = dataclasses.replace(SMALL, data=Scenes(train=train, test=test), epochs=epochs, batch=128)
     return Study(
         name="scenes",
         question=QUESTION,
-        base=spec.override(
-            dataclasses.replace(SMALL, data=Scenes(train=train, test=test), epochs=epochs), {"backbone.shortcut": "projection"}
-        ),
+        base=spec.override(base, {"backbone.shortcut": "projection", "optim.lr": 6e-3}),
         axes={"seed": seeds(*repeats), "objective": objectives("supervised", "simclr"), "width": widths(*D)},
         measures=(spec.named(Measure, "linear_fast"),),
         notes=("The last block has a projection shortcut at every width, so that width alone changes.",),

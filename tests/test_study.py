@@ -19,10 +19,11 @@ from tiny_runs import command, said, same, tiny
 from wingspan import loop
 from wingspan.data.hub import Hub
 from wingspan.data.scenes import CLASSES
+from wingspan.errors import UserError
 from wingspan.measures.linear import Linear
 from wingspan.pretrain import Sitting
 from wingspan.runs import RunFolder
-from wingspan.study import Study, carry_out, results, widths
+from wingspan.study import Study, carry_out, plan, results, widths
 from wingspan.verbs.study import names
 
 WORDS = [
@@ -193,3 +194,9 @@ def test_a_data_set_keeps_its_name_in_the_table(tmp_path: Path) -> None:
     assert carry_out(one, tmp_path / "out", Sitting(), jobs=1) == {}
     table = results(one, tmp_path / "out")
     assert list(table["data"]) == ["pets"] and list(table["role"]) == ["in-distribution"] and list(table["n"]) == [8]
+
+
+def test_two_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    same_name = (Hub(path=str(tmp_path / "a" / "pets")), Hub(path=str(tmp_path / "b" / "pets")))
+    with pytest.raises(UserError, match=r"two data sets .* called 'pets'"):
+        plan(Study("pets", "?", tiny(), {"width": widths(8)}, (Linear(),), same_name), tmp_path)

@@ -266,7 +266,8 @@ def _plain(value: Any) -> str:
 
 
 def _caption(row: pd.Series[Any], scale: float, several: bool) -> str:
-    facts = [OWN if row["role"] == OWN else "", row["data"] if several else ""]
+    unsaid = several and str(row["data"]) not in str(row["panel"])  # the title may name it already
+    facts = [OWN if row["role"] == OWN else "", row["data"] if unsaid else ""]
     facts += [f"{int(row[name])} {what}" for name, what in (("classes", "classes"), ("n", "images")) if row[name] > 0]
     facts += [f"chance {_number(row['chance'], scale)}{' %' if scale == 100 else ''}"] if row["chance"] >= 0 else []
     return " · ".join(filter(None, facts))

@@ -89,13 +89,19 @@ def plan(study: Study, out: Path) -> list[Cell]:
         for axis, label in place.items():
             changes |= study.axes[axis][label]
         run = spec.override(study.base, changes)
+        banks(study, run)
         cells.append(Cell(place, run, RunFolder(out / "runs" / run.name)))
     return cells
 
 
 def banks(study: Study, run: Pretrain) -> tuple[Data, ...]:
-    """The data sets a run is measured on; its own comes first."""
-    return (run.data, *study.transfers)
+    """The data sets a run is measured on; its own comes first. Raises UserError when two would share a name in tables."""
+    found = (run.data, *study.transfers)
+    names = [data.label_name for data in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two data sets of study '{study.name}' are called '{name}': give one of the folders another name.")
+    return found
 
 
 def result_file(folder: RunFolder, data: Data, measure: Measure) -> Path:

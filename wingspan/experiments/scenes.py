@@ -21,7 +21,7 @@ SCALES = ("smoke", "small")
 _SIZES = {
     # train images, test images, epochs, widths, seeds
     "smoke": (512, 256, 2, (32, 128), (0,)),
-    "small": (14_000, 2_000, 2, (32, 256, 1024), (0, 1)),
+    "small": (10_000, 2_000, 2, (32, 256, 1024), (0, 1, 2)),
 }
 
 
@@ -29,11 +29,11 @@ def study(scale: str) -> Study:
     """The study at one of its scales."""
     train, test, epochs, D, repeats = _SIZES[scale]
     # Few steps: many different images beat many epochs, and small batches beat large ones.
-    base = dataclasses.replace(SMALL, data=Scenes(train=train, test=test), epochs=epochs, batch=128)
+    base = dataclasses.replace(SMALL, data=Scenes(train=train, test=test), epochs=epochs, batch=64)
     return Study(
         name="scenes",
         question=QUESTION,
-        base=spec.override(base, {"backbone.shortcut": "projection", "optim.lr": 6e-3}),
+        base=spec.override(base, {"backbone.shortcut": "projection", "optim.lr": 1.2e-2}),
         axes={"seed": seeds(*repeats), "objective": objectives("supervised", "simclr"), "width": widths(*D)},
         measures=(spec.named(Measure, "linear_fast"),),
         notes=("The last block has a projection shortcut at every width, so that width alone changes.",),

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from wingspan.progress import clock, console
+from wingspan.progress import clock, console, leave_terminal_to_parent
 from wingspan.stopping import Interrupted, Stop, stop_on_signals
 
 
@@ -66,7 +66,8 @@ def _outcome(future: Future[str | None]) -> str | None:
 
 
 def _settle(threads: int) -> None:
-    """A worker's start: its share of the cores, and no death by Ctrl-C between two tasks."""
+    """A worker's start: its share of the cores, the terminal left alone, and no death by Ctrl-C between two tasks."""
+    leave_terminal_to_parent()
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

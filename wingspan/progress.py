@@ -13,6 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 console = Console(stderr=True)
 _LOG_SECONDS = 30.0
 _told: set[str] = set()
+_silent = False
+
+
+def leave_terminal_to_parent() -> None:
+    """For a process that shares its terminal with one that draws for all: no bars of its own there. Logs keep their lines."""
+    global _silent  # noqa: PLW0603 - a setting of the process, like the console itself
+    _silent = console.is_terminal
 
 
 class Bar:
@@ -22,7 +29,7 @@ class Bar:
         self.label, self.total, self.done, self.per_unit, self.things = label, total, done, per_unit, things
         self._first, self._began, self._told = done, time.monotonic(), time.monotonic()
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if console.is_terminal and not _silent:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"), TimeRemainingColumn(elapsed_when_finished=True),
@@ -41,7 +48,7 @@ class Bar:
         text = f"{self.rate:,.0f} {self.things}/s {note}".rstrip()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, note=text)
-        elif time.monotonic() - self._told > _LOG_SECONDS:
+        elif not _silent and time.monotonic() - self._told > _LOG_SECONDS:
             self._told = time.monotonic()
             left = (self.total - self.done) * self.per_unit / max(self.rate, 1e-9)
             print(f"{self.label}: {self.done}/{self.total}, {text}, {clock(left)} left", file=sys.stderr, flush=True)

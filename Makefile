@@ -28,7 +28,7 @@ check: setup
 	$(PY) -m pytest tests/test_layers.py
 
 bench: setup
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[bench]'
 	$(PY) benchmarks/augment.py --json
 	$(PY) benchmarks/pretrain.py --json
 

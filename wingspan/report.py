@@ -52,6 +52,9 @@ class Finding:
     word: str  # rises | falls | undecided
     headline: bool  # of means over tasks, not of a single one
 
+    def __str__(self) -> str:
+        return f"{self.about}: {self.text}: {self.word}"
+
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row per measure, metric, objective, task and width with mean, std and half (95 %) over seeds, and seeds.
@@ -110,7 +113,7 @@ def findings(table: pd.DataFrame) -> list[str]:
     Differences are paired by seed. "rises" and "falls" are said only where the 95 % t-interval of the mean difference
     excludes 0, so one seed is always undecided; its standard error sqrt(p(1-p)/n + q(1-q)/n) is of the test sets only.
     """
-    return [f"{each.about}: {each.text}: {each.word}" for each in compare(table)]
+    return [str(finding) for finding in compare(table)]
 
 
 def compare(table: pd.DataFrame) -> list[Finding]:

@@ -33,7 +33,7 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str) -> 
     page = report.write(_page(study, out, table, failed, command), out)
     for finding in report.compare(table):
         if finding.headline:
-            console.print(f"  {finding.about}: {finding.text}: {finding.word}", highlight=False, soft_wrap=True)
+            console.print(f"  {finding}", highlight=False, soft_wrap=True)
     return Outcome(table, page, failed)
 
 

@@ -69,6 +69,7 @@ class ImageSet:
         for task, values in self.labels.items():
             if len(values) != len(self.images):
                 raise UserError(f"labels '{task}' hold {len(values)} values for {len(self.images)} images.")
+            check_labels(values, self.classes[task], task)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -57,4 +57,5 @@ def main(words: list[str]) -> int:
             table.add_row(each["task"], *cells)
         console.print(table)
         console.print(f"Wrote {file}", highlight=False, soft_wrap=True)
+    console.print(f"Next: another data set, wingspan measure {folder.path} --data.path IMAGES", highlight=False, soft_wrap=True)
     return 0

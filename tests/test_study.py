@@ -120,24 +120,47 @@ def test_a_study_cut_half_way_goes_on(done, tmp_path, monkeypatch, capsys):
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), pd.read_parquet(done / "results.parquet"))
 
 
-def test_runs_side_by_side_save_when_stopped(done, tmp_path):
-    out = tmp_path / "study"
+def started_side_by_side(out: Path) -> subprocess.Popen:
+    """The study with two jobs, in a session of its own as from a terminal, once a run has taken a step."""
     line = [sys.executable, "-m", "wingspan.cli", *WORDS, "--out", str(out), "--jobs", "2"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     end = time.monotonic() + 120
     while not any(file.stat().st_size for file in out.glob("runs/*/metrics.jsonl")) and time.monotonic() < end:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    told = process.communicate()[0]
-    assert process.returncode == 128 + signal.SIGTERM and "give the same command again" in told, told
-    assert "Traceback" not in told and not (out / "results.parquet").exists()
+    return process
+
+
+def assert_goes_on(out: Path, done: Path) -> None:
     before = {file: at for file, at in written(out).items() if not file.endswith("learner.safetensors")}
-    assert any((path / "checkpoints").is_dir() for path in (out / "runs").iterdir())
     assert command(*WORDS, "--out", out) == 0
     assert before.items() <= written(out).items()
     keys = ["run", "fingerprint", "task", "role", "n", "classes"]
     pd.testing.assert_frame_equal(*(pd.read_parquet(each / "results.parquet")[keys] for each in (out, done)))
+
+
+@pytest.mark.parametrize(
+    ("signum", "send"),
+    [(signal.SIGTERM, os.kill), (signal.SIGINT, os.kill), (signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg)],
+    ids=["SIGTERM to the parent", "SIGINT to the parent", "Ctrl-C to all", "SIGTERM to all"],
+)
+def test_runs_side_by_side_save_when_stopped(done, tmp_path, signum, send):
+    out = tmp_path / "study"
+    process = started_side_by_side(out)
+    send(process.pid, signum)
+    told = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signum and "give the same command again" in told, told
+    assert "Traceback" not in told and not (out / "results.parquet").exists()
+    assert any((path / "checkpoints").is_dir() for path in (out / "runs").iterdir())
+    assert_goes_on(out, done)
+
+
+def test_workers_end_when_their_parent_is_killed(done, tmp_path):
+    out = tmp_path / "study"
+    process = started_side_by_side(out)
+    process.kill()
+    process.stdout.read()  # ends when the last process that holds it has ended
+    assert_goes_on(out, done)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(done, tmp_path, capsys):

@@ -9,11 +9,12 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -21,6 +22,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from wingspan.progress import clock, console, leave_terminal_to_parent
 from wingspan.stopping import Interrupted, Stop, stop_on_signals
+
+_SECONDS_TO_SAVE = 60.0
+_busy = threading.Event()  # in a worker: whether a task is under way
 
 
 def size(wanted: int, runs: int, device: str) -> int:
@@ -40,13 +44,17 @@ def work(tasks: Mapping[str, tuple[Callable[[], str | None], Path]], jobs: int) 
     threads = max(1, (os.cpu_count() or 1) // jobs)
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_settle, initargs=(threads,))
     with stop_on_signals() as stop, _Board(len(tasks)) as board:
-        waiting = {pool.submit(call): label for label, (call, _) in tasks.items()}
+        waiting = {pool.submit(_task, call): label for label, (call, _) in tasks.items()}
         try:
             while waiting and not stop.signum:
                 done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     label = waiting.pop(future)
-                    message = _outcome(future)
+                    try:
+                        message = _outcome(future)
+                    except Interrupted as stopped:  # the same Ctrl-C reached the worker, or someone stopped it alone
+                        stop.signum = stop.signum or stopped.signum
+                        continue
                     if message:
                         failed[label] = message
                     board.finished(label, message)
@@ -66,10 +74,33 @@ def _outcome(future: Future[str | None]) -> str | None:
 
 
 def _settle(threads: int) -> None:
-    """A worker's start: its share of the cores, the terminal left alone, and no death by Ctrl-C between two tasks."""
+    """A worker's start: its share of the cores, the terminal left alone, and no death by a signal between two tasks, which
+    would break the pool for the others."""
     leave_terminal_to_parent()
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """When the parent is killed, let the task under way save, then end: nobody is left to give another one."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        end = time.monotonic() + _SECONDS_TO_SAVE
+        while _busy.is_set() and time.monotonic() < end:
+            time.sleep(0.1)
+        os._exit(1)
+
+
+def _task(call: Callable[[], str | None]) -> str | None:
+    _busy.set()
+    try:
+        return call()
+    finally:
+        _busy.clear()
 
 
 def _dismiss(pool: ProcessPoolExecutor, waiting: Mapping[Future[str | None], str], stop: Stop) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from wingspan import crew
+from wingspan.stopping import Interrupted, stop_on_signals
 
 
 def outcome(message: str | None) -> str | None:
@@ -20,6 +23,30 @@ def outcome(message: str | None) -> str | None:
 def die() -> str | None:
     os.kill(os.getpid(), signal.SIGKILL)
     return None
+
+
+def until_stopped(begun: Path) -> str | None:
+    with stop_on_signals() as stop:
+        begun.touch()
+        while stop.signum is None:
+            time.sleep(0.02)
+        raise Interrupted("stopped", stop.signum)
+
+
+def test_after_a_stop_no_task_begins(tmp_path: Path) -> None:
+    """A pool hands out more tasks than it has workers; those must not begin once a signal came."""
+    tasks = {str(at): (functools.partial(until_stopped, tmp_path / str(at)), tmp_path / "none") for at in range(6)}
+
+    def interrupt() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Interrupted, match="give the same command again") as stopped:
+        crew.work(tasks, jobs=2)
+    assert stopped.value.signum == signal.SIGINT
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_as_many_as_asked_for_or_as_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:

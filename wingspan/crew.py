@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from wingspan.stopping import Interrupted, Stop, stop_on_signals
 
 _SECONDS_TO_SAVE = 60.0
 _busy = threading.Event()  # in a worker: whether a task is under way
+_halt: Event | None = None  # in a worker: set, for all of them, once any was stopped
 
 
 def size(wanted: int, runs: int, device: str) -> int:
@@ -42,7 +44,9 @@ def work(tasks: Mapping[str, tuple[Callable[[], str | None], Path]], jobs: int) 
     """
     failed: dict[str, str] = {}
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_settle, initargs=(threads,))
+    context = get_context("spawn")
+    halt = context.Event()
+    pool = ProcessPoolExecutor(jobs, context, initializer=_settle, initargs=(threads, halt))
     with stop_on_signals() as stop, _Board(len(tasks)) as board:
         waiting = {pool.submit(_task, call): label for label, (call, _) in tasks.items()}
         try:
@@ -58,8 +62,11 @@ def work(tasks: Mapping[str, tuple[Callable[[], str | None], Path]], jobs: int) 
                     if message:
                         failed[label] = message
                     board.finished(label, message)
-                board.show({label: tasks[label][1] for future, label in waiting.items() if future.running()})
+                running = [label for future, label in waiting.items() if future.running()]
+                board.show({label: tasks[label][1] for label in running[:jobs]})  # the pool calls one in advance running, too
         finally:
+            if stop.signum:
+                halt.set()
             _dismiss(pool, waiting, stop)
     if stop.signum:
         raise Interrupted("Stopped, every run saved. To go on, give the same command again.", stop.signum)
@@ -73,9 +80,11 @@ def _outcome(future: Future[str | None]) -> str | None:
         return "its process was killed from outside, most often for want of memory: give the command again with --jobs 1."
 
 
-def _settle(threads: int) -> None:
+def _settle(threads: int, halt: Event) -> None:
     """A worker's start: its share of the cores, the terminal left alone, and no death by a signal between two tasks, which
     would break the pool for the others."""
+    global _halt  # noqa: PLW0603 - a task is given no other way to it than the process it runs in
+    _halt = halt
     leave_terminal_to_parent()
     torch.set_num_threads(threads)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -96,9 +105,16 @@ def _follow_parent() -> None:
 
 
 def _task(call: Callable[[], str | None]) -> str | None:
+    # The pool hands out a few tasks in advance, which can no longer be cancelled: after a stop they must not begin.
+    if _halt is not None and _halt.is_set():
+        raise Interrupted("Not begun.", signal.SIGTERM)
     _busy.set()
     try:
         return call()
+    except Interrupted:
+        if _halt is not None:
+            _halt.set()
+        raise
     finally:
         _busy.clear()
 

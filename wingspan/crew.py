@@ -65,9 +65,7 @@ def work(tasks: Mapping[str, tuple[Callable[[], str | None], Path]], jobs: int) 
                 running = [label for future, label in waiting.items() if future.running()]
                 board.show({label: tasks[label][1] for label in running[:jobs]})  # the pool calls one in advance running, too
         finally:
-            if stop.signum:
-                halt.set()
-            _dismiss(pool, waiting, stop)
+            _dismiss(pool, waiting, stop, halt)
     if stop.signum:
         raise Interrupted("Stopped, every run saved. To go on, give the same command again.", stop.signum)
     return failed
@@ -119,10 +117,11 @@ def _task(call: Callable[[], str | None]) -> str | None:
         _busy.clear()
 
 
-def _dismiss(pool: ProcessPoolExecutor, waiting: Mapping[Future[str | None], str], stop: Stop) -> None:
+def _dismiss(pool: ProcessPoolExecutor, waiting: Mapping[Future[str | None], str], stop: Stop, halt: Event) -> None:
     for future in waiting:
         future.cancel()
     if stop.signum:
+        halt.set()
         for child in active_children():
             if child.pid is not None:
                 os.kill(child.pid, signal.SIGTERM)

@@ -138,18 +138,19 @@ def carry_out(study: Study, out: Path, sitting: Sitting, jobs: int = 0) -> dict[
 
     Gives run folder name -> message for the runs that failed.
     """
-    cells = {cell.label: cell for cell in plan(study, out) if not cell.folder.done() or missing(study, cell)}
+    cells = [(cell, missing(study, cell)) for cell in plan(study, out)]
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     tasks = {
-        label: (functools.partial(complete, cell, missing(study, cell), sitting), cell.folder.metrics)
-        for label, cell in cells.items()
+        cell.label: (functools.partial(complete, cell, todo, sitting), cell.folder.metrics)
+        for cell, todo in cells
+        if todo or not cell.folder.done()
     }
     if not tasks:
         return {}
     jobs = crew.size(jobs, len(tasks), sitting.device)
     failed = crew.work(tasks, jobs) if jobs > 1 else _in_turn(tasks)
-    return {cells[label].folder.path.name: message for label, message in failed.items()}
+    return {cell.folder.path.name: failed[cell.label] for cell, _ in cells if cell.label in failed}
 
 
 def _in_turn(tasks: Mapping[str, tuple[Callable[[], str | None], Path]]) -> dict[str, str]:

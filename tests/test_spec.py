@@ -30,7 +30,7 @@ CHOICES = (Data, Backbone, Objective, Measure)
 DEFAULTS = {
     "data": {
         "kind": "scenes", "train": 10_000, "test": 2_000, "size": 32, "seed": 0, "target": "shape", "imbalance": 1.0,
-        "priors": [],
+        "priors": [], "bias": 0.0,
     },
     "augment": {
         "size": 0, "scale": [0.08, 1.0], "ratio": [0.75, 1.3333333333333333], "flip": [0.5], "jitter": [0.8],

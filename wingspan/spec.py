@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 
 def is_choice(kind: object) -> bool:
-    """Whether a field of this type is chosen by a file's name."""
-    return inspect.isclass(kind) and dataclasses.is_dataclass(kind) and kind.__module__.rsplit(".", 1)[-1] == "base"
+    """Whether a field of this type is chosen by a file's name: the abstract class of a folder's `base.py`."""
+    return inspect.isabstract(kind) and dataclasses.is_dataclass(kind) and kind.__module__.rsplit(".", 1)[-1] == "base"
 
 
 def files(base: type) -> list[str]:

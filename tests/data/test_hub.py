@@ -158,12 +158,14 @@ def test_classes_mean_the_same_in_train_and_test(tmp_path):
     assert Hub(path=str(tmp_path), size=8, label="word").load("test").target == "word"
 
 
-def test_ids_and_measurements_are_no_classes(tmp_path):
+def test_ids_are_no_classes_and_measurements_are_quantities(tmp_path):
     columns = {"class_id": [1, 2, 1, 2], "name": list("wxyz"), "age": [0.5, 1.0, 0.5, 1.0], "part": list("mmnn")}
     file = parquet(tmp_path / "all.parquet", pngs(4), **columns)
     found = Hub(path=str(file), size=8).load("train")
     assert set(found.classes) == {"class_id", "part"}
-    assert "columns not used as labels: name (nearly a value an image), age (float64)" in found.notes[0]
+    assert found.notes[0] == "columns not used as labels: name (nearly a value an image)"
+    held = [round(float(value), 1) for value in found.quantities["age"]]
+    assert set(found.quantities) == {"age"} and set(held) == {0.5, 1.0} and found.quantities["age"].dtype == torch.float32
     assert Hub(path=str(file), size=8, label="name").load("train").classes["name"] == tuple("wxyz")
     with pytest.raises(UserError, match="column 'age' holds float64, not classes"):
         Hub(path=str(file), size=8, label="age").load("train")
@@ -271,4 +273,5 @@ def test_real_sets(name, tasks, target):
         pytest.skip(f"needs the image set '{name}' in ../shared/data")
     found = Hub(path=str(SHARED / name), size=32, limit_train=20, limit_test=20).load("test")
     assert {task: len(classes) for task, classes in found.classes.items()} == tasks and found.target == target
+    assert set(found.quantities) == ({"distance"} if name == "clevr_rerender" else set())
     assert found.images.batch(torch.arange(20)).shape == (20, 3, 32, 32) and every(found).float().std() > 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import torch
 from hub_files import encoded, every, pair, parquet, picture, pixels, pngs
 
 from wingspan.data import _cache
-from wingspan.data._decode import decode
+from wingspan.data._decode import VERSION, decode
 from wingspan.data._encoded import Encoded
 from wingspan.data.hub import Hub
 from wingspan.errors import UserError
@@ -37,6 +38,26 @@ def test_encoded_and_cached_give_the_same_bytes(tmp_path):
     copy = cached.batch(order)
     copy.zero_()
     assert cached.batch(order).any()
+
+
+def test_every_fit_has_its_own_file_and_is_the_same_batch_by_batch(tmp_path, own_cache):
+    cells = [encoded(picture(i, 30, 50)) for i in range(6)]
+    hub = Hub(path=str(parquet(tmp_path / "set.parquet", cells)), size=8)
+    seen = {}
+    for fit in ("crop", "squash", "pad"):
+        for _ in range(2):
+            seen[fit] = every(dataclasses.replace(hub, fit=fit).load("train"))
+        assert torch.equal(seen[fit], every(dataclasses.replace(hub, fit=fit, cache_gb=0.0).load("train")))
+    assert len(list(own_cache.glob("*.u8"))) == 3
+    assert not torch.equal(seen["crop"], seen["squash"]) and not torch.equal(seen["pad"], seen["squash"])
+
+
+def test_files_decoded_before_there_was_a_fit_keep_their_names(tmp_path, own_cache):
+    cells = pngs(6)
+    pair(tmp_path).load("train")
+    digest = hashlib.blake2b(b"".join(len(cell).to_bytes(8, "big") + cell for cell in cells), digest_size=16).digest()
+    whole = hashlib.blake2b(f"6 8 {VERSION}".encode() + digest, digest_size=16)
+    assert [file.stem for file in own_cache.glob("*.u8")] == [whole.hexdigest()]
 
 
 def test_store_defaults_to_the_size_or_an_eighth_more():

@@ -9,7 +9,7 @@ import pytest
 from hub_files import encoded, picture
 from PIL import Image, ImageOps
 
-from wingspan.data._decode import BrokenImageError, decode
+from wingspan.data._decode import BORDER, BrokenImageError, decode
 
 
 def test_a_picture_of_the_right_size_keeps_its_bytes():
@@ -24,6 +24,55 @@ def test_the_square_is_the_short_side_resized_then_the_centre(height, width):
     left, top = (whole.width - 8) // 2, (whole.height - 8) // 2
     expected = np.asarray(whole.crop((left, top, left + 8, top + 8)), dtype=int).transpose(2, 0, 1)
     assert np.abs(decode(encoded(noise), 8) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 48), (48, 16), (5, 10), (40, 40), (8, 8)])
+def test_a_squashed_picture_is_all_there_out_of_proportion(height, width):
+    noise = Image.fromarray(picture(3, height, width))
+    expected = np.asarray(noise.resize((8, 8), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.array_equal(decode(encoded(noise), 8, "squash"), expected)
+
+
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(24, 48, 2, 0), (48, 16, 0, 2), (16, 32, 2, 0), (1, 300, 3, 0)])
+def test_a_padded_picture_is_all_there_between_grey_borders(height, width, top, left):
+    noise = Image.fromarray(picture(3, height, width))
+    small = np.asarray(
+        noise.resize(
+            (max(1, round(width * 8 / max(height, width))), max(1, round(height * 8 / max(height, width)))),
+            Image.Resampling.BICUBIC,
+        )
+    ).transpose(2, 0, 1)
+    found = decode(encoded(noise), 8, "pad")
+    inside = found[:, top : top + small.shape[1], left : left + small.shape[2]]
+    assert np.array_equal(inside, small)
+    border = np.ones((8, 8), bool)
+    border[top : top + small.shape[1], left : left + small.shape[2]] = False
+    assert border.any() and (found[:, border].T == BORDER).all()
+
+
+@pytest.mark.parametrize("side", [8, 20])
+def test_square_pictures_are_the_same_however_they_are_fitted(side):
+    data = encoded(picture(9, side, side))
+    assert np.array_equal(decode(data, 8, "squash"), decode(data, 8)) and np.array_equal(
+        decode(data, 8, "pad"), decode(data, 8)
+    )
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_a_picture_lying_on_its_side_is_turned_before_it_is_fitted(fit):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.fromarray(picture(5, 12, 30)).transpose(Image.Transpose.ROTATE_270)
+    turned = encoded(picture(5, 12, 30), exif=exif.tobytes())
+    assert np.array_equal(decode(turned, 8, fit), decode(encoded(upright), 8, fit))
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_a_large_jpeg_is_fitted_whole_when_it_is_reduced_on_the_way(fit):
+    large = Image.fromarray(picture(4, 6, 6)).resize((640, 320), Image.Resampling.BICUBIC)
+    found = decode(encoded(large, "JPEG", quality=95), 16, fit).astype(int)
+    slow = np.asarray(large.resize((16, 16 if fit == "squash" else 8), Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs((found if fit == "squash" else found[:, 4:12]) - slow.transpose(2, 0, 1)).max() <= 8
 
 
 def test_a_large_jpeg_is_reduced_on_the_way_without_a_visible_difference():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wingspan.data import scenes as module
-from wingspan.data._scenes_factors import DRAWN, RADIUS, SMALL_RADIUS, SPREAD, apportion
+from wingspan.data._scenes_factors import DRAWN, RADIUS, SMALL_RADIUS, SPREAD, apportion, follow
 from wingspan.data._scenes_patterns import BACKDROPS, SHAPES, TEXTURES
 from wingspan.data.base import check_labels
 from wingspan.data.scenes import CLASSES, Factors, Scenes, render, render_all
@@ -137,6 +138,71 @@ def test_priors_are_met_up_to_rounding() -> None:
     assert ((counts - torch.tensor(priors) / 78 * 1000).abs() < 1).all()
 
 
+def test_no_new_field_has_changed_a_byte() -> None:
+    digest = hashlib.blake2b(digest_size=6)
+    for split, n in (("train", 300), ("test", 100)):
+        data = Scenes(train=300, test=100, imbalance=10.0).load(split)  # type: ignore[arg-type]
+        digest.update(data.images.batch(torch.arange(n)).numpy().tobytes())
+        for task in sorted(data.labels):
+            digest.update(data.labels[task].numpy().tobytes())
+    assert digest.hexdigest() == "9dd06135e907"
+
+
+@pytest.mark.parametrize("bias", [0.05, 0.5, 0.93, 1.0])
+@pytest.mark.parametrize("target", ["shape", "light"])
+def test_bias_ties_the_backdrop_of_an_exact_share_of_every_class(bias: float, target: str) -> None:
+    free, tied = (Scenes(train=2000, target=target, imbalance=4, bias=b).factors("train") for b in (0.0, bias))
+    classes = tied.labels()[target]
+    own, moved = classes % 10, tied.background != free.background
+    assert (tied.background[moved] == own[moved]).all()
+    for name in ("shape", "colour", "texture", "centre", "radius", "angle", "light", "backdrop", "key"):
+        assert torch.equal(getattr(tied, name), getattr(free, name)), name
+    by_luck = (free.background == own).float().mean()
+    follows = torch.bincount(classes, (tied.background == own).double()) / torch.bincount(classes)
+    if bias == 1:
+        assert (follows == 1).all()
+    # Of those that are not tied about a tenth lie before the class's backdrop by luck.
+    assert ((follows - (bias + (1 - bias) * by_luck)).abs() < 0.07).all(), follows
+
+
+def test_the_number_of_tied_scenes_is_exact() -> None:
+    free = Scenes(train=1003).factors("train")
+    elsewhere = replace(free, background=torch.full((1003,), 99))  # no scene follows its class by luck
+    tied = follow(elsewhere, "shape", 0.3, seed=0)
+    counts = torch.bincount(free.shape[:, 0])
+    by_class = torch.bincount(free.shape[:, 0], (tied.background != 99).double())
+    assert by_class.sum() == 301 and ((by_class - 0.3 * counts).abs() <= 1).all()
+    first = (tied.background != 99)[:500].double().mean()
+    assert 0.22 < first < 0.38, "those tied do not stand at the front"
+
+
+def test_bias_leaves_the_test_split_and_untied_images_alone() -> None:
+    free, tied = (Scenes(train=60, test=60, bias=bias) for bias in (0.0, 0.5))
+    every = torch.arange(60)
+    assert torch.equal(free.load("test").images.batch(every), tied.load("test").images.batch(every))
+    same = free.factors("train").background == tied.factors("train").background
+    assert 10 < int(same.sum()) < 50
+    differs = (free.load("train").images.batch(every) != tied.load("train").images.batch(every)).flatten(1).any(1)
+    assert torch.equal(differs, ~same)
+
+
+def test_quantities_are_what_the_classes_are_cut_from() -> None:
+    data = Scenes(train=500)
+    made = data.load("train")
+    values, labels = made.quantities, made.labels
+    assert not set(values) & set(CLASSES)
+    cell = [((values[f"centre {axis}"] / (2 * SPREAD) + 0.5) * 3).long() for axis in "xy"]
+    assert torch.equal(cell[1] * 3 + cell[0], labels["position"])
+    assert torch.equal(((values["radius"] - RADIUS[0]) / (RADIUS[1] - RADIUS[0]) * 4).long(), labels["size"])
+    assert torch.equal(((values["angle"] / math.pi + 0.5) * 6).long(), labels["orientation"])
+    assert torch.equal(sum((values["depth"] > edge).long() for edge in (0.10, 0.15, 0.21, 0.30, 0.45)), labels["distance"])
+    for x, y, label in zip(values["light x"].tolist(), values["light y"].tolist(), labels["light"].tolist(), strict=True):
+        name = CLASSES["light"][label]
+        assert math.hypot(x, y) == pytest.approx(1, abs=1e-6)
+        assert ("east" in name) == (x > 0.3826) and ("west" in name) == (x < -0.3826), "sin 22.5 degrees parts the octants"
+        assert ("north" in name) == (y < -0.3826) and ("south" in name) == (y > 0.3826), "y grows downwards"
+
+
 def test_apportion_gives_the_largest_remainders_the_rest() -> None:
     assert apportion(10, torch.tensor([1.0, 1.0, 1.0])).tolist() == [4, 3, 3]
     assert apportion(7, torch.tensor([0.5, 0.3, 0.2])).tolist() == [4, 2, 1]  # shares 3.5, 2.1, 1.4
@@ -175,6 +241,15 @@ def test_foreground_background_and_recombination_agree_on_the_object() -> None:
         assert not alone[i][:, outside].any()
         assert (full[i][:, outside] <= behind[i][:, outside]).all()  # outside the object lies at most its shadow
         assert (full[i] != behind[i]).any(0)[inside].float().mean() > 0.8
+
+
+def test_another_set_of_scenes_lends_its_backdrops() -> None:
+    factors, lender = Scenes(train=6).factors("train"), Scenes(train=3, seed=5).factors("train")
+    source = torch.tensor([2, 0, 1, 1, 2, 0])
+    mixed = factors.recombine(source, lender)
+    assert torch.equal(mixed.centre, factors.centre) and torch.equal(mixed.light, factors.light)
+    bare = [replace(scenes, light=scenes.light * 0, count=scenes.count * 0) for scenes in (mixed, lender.take(source))]
+    assert torch.equal(*(render(scenes, 16, foreground=False) for scenes in bare))  # without objects only the backdrop is left
 
 
 def test_the_object_covers_its_true_area() -> None:
@@ -266,6 +341,10 @@ def test_raw_pixels_give_colour_away_but_not_shape() -> None:
         ({"priors": (1.0,) * 11 + (0.0,)}, "positive"),
         ({"target": "color"}, "Did you mean 'colour'"),
         ({"target": "distance"}, "target='distance'"),
+        ({"bias": 1.1}, "bias=1.1"),
+        ({"bias": -0.1}, "bias=-0.1"),
+        ({"bias": math.nan}, "bias=nan"),
+        ({"bias": 0.5, "target": "background"}, "ties the backdrop to the target"),
     ],
 )
 def test_what_cannot_be_used_is_refused(fields: dict[str, object], said: str) -> None:

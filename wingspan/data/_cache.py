@@ -1,8 +1,8 @@
 """Images decoded once into a memory-mapped file, which several runs share.
 
 `<key>.u8` holds the images that could be decoded, (n, 3, S, S) uint8 without a header; `<key>.json` beside it the shape
-and the broken rows. The key is a hash of the encoded bytes, the side and the decoder's version, so a changed picture is a
-changed key. The folder may be deleted at any time.
+and the broken rows. The key is a hash of the encoded bytes, the side, how pictures are made square and the decoder's
+version, so a changed picture is a changed key. The folder may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def _content(encoded: Encoded) -> str:
             made.update(len(data).to_bytes(8, "big") + data)
         return made.digest()
 
-    whole = hashlib.blake2b(f"{len(encoded)} {encoded.side} {VERSION}".encode(), digest_size=16)
+    fit = "" if encoded.fit == "crop" else f" {encoded.fit}"  # files made before there was a choice keep their names
+    whole = hashlib.blake2b(f"{len(encoded)} {encoded.side} {VERSION}{fit}".encode(), digest_size=16)
     for part in ordered(digest, encoded.chunks(), encoded.workers):
         whole.update(part)
     return whole.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,12 @@ import PIL
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
+Fit = Literal["crop", "squash", "pad"]
 
 # Part of every cache file's key: raise it whenever `decode` gives other bytes for the same picture.
 VERSION = f"1-pillow{PIL.__version__}"
+
+BORDER = (124, 116, 104)  # the mean of ImageNet: about 0 once normalised, so that a border is no edge of its own
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -30,8 +34,11 @@ class BrokenImageError(Exception):
     """These bytes are no picture; the message says why."""
 
 
-def decode(data: bytes, side: int) -> Pixels:
-    """An encoded picture -> (3, side, side) uint8, RGB: the central square, resized with antialiasing.
+def decode(data: bytes, side: int, fit: Fit = "crop") -> Pixels:
+    """An encoded picture -> (3, side, side) uint8, RGB, resized with antialiasing.
+
+    Of a picture that is not square, `fit` takes the central square ("crop"), all of it whatever its proportions ("squash"),
+    or all of it as it is between borders of mean grey ("pad").
 
     The EXIF orientation is applied. Grey, palette and CMYK pictures become RGB; 16-bit grey is scaled to 8 bits; what
     is transparent shows white; of an animation the first frame is taken. A JPEG much larger than needed is decoded at
@@ -45,7 +52,7 @@ def decode(data: bytes, side: int) -> Pixels:
         with Image.open(io.BytesIO(data)) as image:
             image.draft(None, (2 * side, 2 * side))  # None keeps the mode
             image.load()
-            square = _square(_rgb(_upright(image)), side)
+            square = _square(_rgb(_upright(image)), side, fit)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, ...
@@ -83,10 +90,17 @@ def _eight_bits(pixels: npt.NDArray[np.generic]) -> Pixels:
     return ((wide + 128) // 257).astype(np.uint8)
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
-    """The short side resized to `side` and the centre cut out, in one resampling."""
+def _square(image: Image.Image, side: int, fit: Fit) -> Image.Image:
+    """One resampling, and for "pad" the border."""
     if image.size == (side, side):
         return image
+    if fit == "squash":
+        return image.resize((side, side), Image.Resampling.BICUBIC)
+    if fit == "pad" and image.width != image.height:
+        width, height = (max(1, round(length * side / max(image.size))) for length in image.size)
+        whole = Image.new("RGB", (side, side), BORDER)
+        whole.paste(image.resize((width, height), Image.Resampling.BICUBIC), ((side - width) // 2, (side - height) // 2))
+        return whole
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2
     return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))

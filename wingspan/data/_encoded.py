@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wingspan.data._decode import BrokenImageError, Pixels, decode
+from wingspan.data._decode import BrokenImageError, Fit, Pixels, decode
 from wingspan.errors import UserError
 
 A = TypeVar("A")
@@ -35,6 +35,7 @@ class Encoded:
     side: int
     where: Callable[[int], str]  # row -> how a message names it
     workers: int
+    fit: Fit = "crop"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +64,7 @@ class Encoded:
         bad: list[Bad] = []
         for position, data in zip(positions.tolist(), self.read(positions), strict=True):
             try:
-                good.append(decode(data, self.side))
+                good.append(decode(data, self.side, self.fit))
             except BrokenImageError as error:
                 bad.append((position, str(error)))
         return np.stack(good) if good else np.empty((0, 3, self.side, self.side), np.uint8), bad

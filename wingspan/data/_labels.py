@@ -1,4 +1,5 @@
-"""Columns of a table -> tasks: label values 0..C-1 and class names that mean the same in every split."""
+"""Columns of a table -> tasks and quantities: label values 0..C-1 with class names that mean the same in every split, and
+numbers to regress."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from wingspan.errors import UserError, nearest
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 TARGETS = ("label", "labels", "class", "category", "fine_label", "target", "cls", "classes", "class_name", "label_name")
 MISSING = -1
+Floats = npt.NDArray[np.float32]  # (N,), NaN where there is no number
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ def image_column(rows: Any, wanted: str, place: str) -> tuple[str, tuple[str, ..
     return chosen, notes
 
 
-def read_tasks(tables: Mapping[str, Any], image: str, wanted: str) -> tuple[dict[str, Task], tuple[str, ...]]:
-    """Every column of classes in `tables` (split -> datasets.Dataset), and notes on the columns left out.
+def read_columns(
+    tables: Mapping[str, Any], image: str, wanted: str
+) -> tuple[dict[str, Task], dict[str, dict[str, Floats]], tuple[str, ...]]:
+    """Every column of classes in `tables` (split -> datasets.Dataset), every one of floats (name -> split -> numbers), and
+    notes on the columns left out.
 
     Class lists are those of all splits together, so that a label means the same in each. Columns with more than half as
     many values as there are rows are taken for ids and left out, unless `wanted` names one. Raises UserError for a
@@ -82,25 +87,30 @@ def read_tasks(tables: Mapping[str, Any], image: str, wanted: str) -> tuple[dict
     """
     names = list(dict.fromkeys(name for rows in tables.values() for name in rows.features if name != image))
     if wanted and wanted not in names:
-        found = "; ".join(f"{split}: {described(rows)}" for split, rows in tables.items())
-        raise UserError(f"no label column '{wanted}'.{nearest(wanted, names) if names else ''} Found in {found}.")
+        held = "; ".join(f"{split}: {described(rows)}" for split, rows in tables.items())
+        raise UserError(f"no label column '{wanted}'.{nearest(wanted, names) if names else ''} Found in {held}.")
     tasks: dict[str, Task] = {}
+    quantities: dict[str, dict[str, Floats]] = {}
     left_out: list[str] = []
     for name in names:
         if name.startswith("__"):  # WebDataset's own
             continue
-        columns = {split: _column(rows, name) for split, rows in tables.items() if name in rows.features}
-        found_columns = {split: column for split, column in columns.items() if column is not None}
-        if len(found_columns) < len(columns) or not found_columns:
+        found = {split: _column(rows, name) for split, rows in tables.items() if name in rows.features}
+        columns = {split: column for split, column in found.items() if isinstance(column, Column)}
+        numbers = {split: column for split, column in found.items() if isinstance(column, np.ndarray)}
+        if len(columns) < len(found):
             kind = _type(next(rows.features[name] for rows in tables.values() if name in rows.features))
             if name == wanted:
                 raise UserError(f"column '{name}' holds {kind}, not classes: whole numbers, text or true/false are needed.")
-            left_out.append(f"{name} ({kind})")
-        elif name != wanted and any(column.crowded for column in found_columns.values()):
+            if len(numbers) == len(found):
+                quantities[name] = numbers
+            else:
+                left_out.append(f"{name} ({kind})")
+        elif name != wanted and any(column.crowded for column in columns.values()):
             left_out.append(f"{name} (nearly a value an image)")
         else:
-            tasks[name] = _united(found_columns)
-    return tasks, (f"columns not used as labels: {', '.join(left_out)}",) if left_out else ()
+            tasks[name] = _united(columns)
+    return tasks, quantities, (f"columns not used as labels: {', '.join(left_out)}",) if left_out else ()
 
 
 def guess_target(tasks: Mapping[str, Task], wanted: str) -> tuple[str | None, tuple[str, ...]]:
@@ -116,8 +126,8 @@ def guess_target(tasks: Mapping[str, Task], wanted: str) -> tuple[str | None, tu
     return None, (f"several label columns and no telling which is the target: {', '.join(tasks)} (--data.label)",)
 
 
-def _column(rows: Any, name: str) -> Column | None:
-    """None when the column holds no classes."""
+def _column(rows: Any, name: str) -> Column | Floats | None:
+    """Classes; numbers with NaN where there is none, too large for fp32 included; None when the column holds neither."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -129,6 +139,10 @@ def _column(rows: Any, name: str) -> Column | None:
     if pa.types.is_boolean(values.type):
         codes = pc.fill_null(pc.cast(values, pa.int64()), MISSING).to_numpy(zero_copy_only=False)
         return Column("names", ("False", "True"), codes, crowded=False)
+    if pa.types.is_floating(values.type):
+        with np.errstate(over="ignore"):
+            numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False).astype(np.float32)
+        return np.where(np.isfinite(numbers), numbers, np.float32(np.nan))
     number = pa.types.is_integer(values.type)
     if not (number or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return None

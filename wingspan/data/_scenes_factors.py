@@ -74,9 +74,13 @@ class Factors:
         """The scenes at `indices`, in that order."""
         return Factors(**{f.name: getattr(self, f.name)[indices] for f in fields(self)})
 
-    def recombine(self, source: Tensor) -> Factors:
-        """Scene i before the backdrop of scene source[i]; objects, light and shadows stay. source (n,) int64."""
-        return replace(self, background=self.background[source], backdrop=self.backdrop[source], key=self.key[source])
+    def recombine(self, source: Tensor, lender: Factors | None = None) -> Factors:
+        """Scene i before the backdrop of the lender's scene source[i]; objects, light and shadows stay.
+
+        source (n,) int64. Scenes lend backdrops to each other where no other lender is given.
+        """
+        of = lender or self
+        return replace(self, background=of.background[source], backdrop=of.backdrop[source], key=of.key[source])
 
     def labels(self) -> dict[str, Tensor]:
         """Task -> (n,) int64 for every task of `CLASSES`."""
@@ -93,6 +97,22 @@ class Factors:
             "distance": torch.bucketize(self.distance(), torch.tensor(_DISTANCE_EDGES)),
             "background": self.background,
             "light": _octant(self.light),
+        }
+
+    def quantities(self) -> dict[str, Tensor]:
+        """What a probe can regress: name -> (n,) float32, in the image's axes (-1..1, x to the right, y downwards).
+
+        Of the main object its centre, its radius and its angle (radians, counter-clockwise); `depth` is the distance of the
+        nearest object (0..1); light x and y are the cosines of the direction that the light comes from.
+        """
+        return {
+            "centre x": self.centre[:, 0, 0],
+            "centre y": self.centre[:, 0, 1],
+            "radius": self.radius[:, 0],
+            "angle": self.angle[:, 0],
+            "depth": self.distance(),
+            "light x": self.light.double().cos().float(),
+            "light y": -self.light.double().sin().float(),
         }
 
     def distance(self) -> Tensor:
@@ -168,6 +188,23 @@ def draw(n: int, seed: int, split: str, weights: Mapping[str, Tensor]) -> Factor
         backdrop=uniform("backdrop", BACKDROP_FLOATS),
         key=(uniform("key") * 2**24).long(),
     )
+
+
+def follow(factors: Factors, target: str, share: float, seed: int) -> Factors:
+    """The training scenes with class c of `target` before backdrop c modulo 10, in `share` of every class's scenes.
+
+    The number of such scenes is exact up to rounding, in all and in every class; the others keep the backdrop they had, and
+    no other factor changes.
+    """
+    labels, n = factors.labels()[target], len(factors)
+    counts = torch.bincount(labels, minlength=len(CLASSES[target]))
+    order = torch.randperm(n, generator=chance.generator(seed, "scenes bias"))
+    order = order[labels[order].argsort(stable=True)]  # class by class, in random order within each
+    rank = torch.arange(n) - (counts.cumsum(0) - counts).repeat_interleave(counts)  # within the class
+    tied = order[rank < apportion(round(share * n), counts).repeat_interleave(counts)]
+    background = factors.background.clone()
+    background[tied] = labels[tied] % len(BACKDROPS)
+    return replace(factors, background=background)
 
 
 def _others(main: Tensor, chance_: Tensor, classes: int) -> Tensor:

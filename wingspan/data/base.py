@@ -57,6 +57,7 @@ class ImageSet:
 
     `labels[task]` is (N,) int64; `classes[task]` holds the class names in label order. `target` names the task that supervised
     pretraining learns and that is called in-distribution when probing; None when the images carry no label.
+    `quantities[name]` is (N,) float, a number an image: what a probe regresses (position, distance).
     """
 
     images: Images
@@ -64,8 +65,12 @@ class ImageSet:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     target: str | None = None
     notes: tuple[str, ...] = ()  # what the user should know: rows skipped, columns guessed
+    quantities: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, numbers in self.quantities.items():
+            if len(numbers) != len(self.images):
+                raise UserError(f"quantity '{name}' holds {len(numbers)} values for {len(self.images)} images.")
         for task, values in self.labels.items():
             if len(values) != len(self.images):
                 raise UserError(f"labels '{task}' hold {len(values)} values for {len(self.images)} images.")
@@ -94,6 +99,7 @@ class ImageSet:
             self.classes,
             self.target,
             self.notes,
+            {name: values[indices] for name, values in self.quantities.items()},
         )
 
 

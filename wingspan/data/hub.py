@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ import torch
 
 from wingspan.chance import generator
 from wingspan.data._cache import Decoded, cache_folder, decode_once, scan, size_decoded
+from wingspan.data._decode import Fit
 from wingspan.data._encoded import SKIP, Encoded
-from wingspan.data._labels import MISSING, Task, guess_target, image_column, read_tasks
+from wingspan.data._labels import MISSING, Task, guess_target, image_column, read_columns
 from wingspan.data._source import Splits, Table, hub_splits, local_splits
 from wingspan.data.base import Data, ImageSet, Split
 from wingspan.errors import UserError, nearest
@@ -29,6 +30,8 @@ from wingspan.errors import UserError, nearest
 TESTS = ("test", "validation", "valid", "val")
 HELD_OUT = 0.1
 Rows = npt.NDArray[np.int64]
+Column = npt.NDArray[Any]  # (N,): labels in int64, or numbers in fp32
+Notes = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class Hub(Data):
     cache_gb: float = 8.0  # a set up to this size when decoded is decoded once, into a file; a larger one batch by batch
     cache: str = ""  # folder for such files; $WINGSPAN_CACHE or ~/.cache/wingspan when empty
     workers: int = 0  # decoding threads; 0: one a core, or one in all where files are tiny
+    # pictures that are not square: their centre (crop), all of it out of proportion (squash, as VTAB does: for scenes whose
+    # objects reach the edge), or all of it between grey borders (pad)
+    fit: Fit = "crop"
 
     @property
     def side(self) -> int:
@@ -72,7 +78,7 @@ class Hub(Data):
         return self.store or (self.size if self.size <= 64 else round(self.size * 8 / 7))
 
     def load(self, split: Split) -> ImageSet:
-        """Read one split: images (3, stored, stored), a task for every column of classes.
+        """Read one split: images (3, stored, stored), a task for every column of classes, a quantity for every one of floats.
 
         Without a test split a tenth of the training images, stratified by the target, is held out for testing, the same
         on every machine. Broken images raise UserError; with `on_bad="skip"` they and their labels are left out before
@@ -85,10 +91,11 @@ class Hub(Data):
         tables = {name: splits[name]() for name in self._relevant(splits)}
         table = tables[source]
         image, more = image_column(table.rows, self.image, f"split '{source}' of '{self.name or self.path}'")
-        tasks, left_out = read_tasks({name: each.rows for name, each in tables.items()}, image, self.label)
+        tasks, floats, left_out = read_columns({name: each.rows for name, each in tables.items()}, image, self.label)
         target, guessed = guess_target(tasks, self.label)
         notes += more + left_out + guessed
-        labels, missing = _present(tasks, source, self.label)
+        labels, missing = _present({name: task.values for name, task in tasks.items()}, source, self.label)
+        quantities, lacking = _present(floats, source)
         rows = np.arange(len(table.rows))
         by = labels.get(target or "")
         if held_out:
@@ -104,7 +111,8 @@ class Hub(Data):
             {task: torch.from_numpy(values[rows[kept]]) for task, values in labels.items()},
             {task: tasks[task].classes for task in labels},
             target if target in labels else None,
-            notes + missing + _unseen(tasks, self.split_train, source) + made.notes,
+            notes + missing + lacking + _unseen(tasks, self.split_train, source) + made.notes,
+            {name: torch.from_numpy(values[rows[kept]]) for name, values in quantities.items()},
         )
 
     def _check(self) -> None:
@@ -167,7 +175,7 @@ class Hub(Data):
 
     def _decoded(self, table: Table, image: str, rows: Rows) -> Decoded:
         arrow = table.rows.select_columns([image]).with_format("arrow")
-        encoded = Encoded(arrow, rows, self.stored, table.where, workers=1)
+        encoded = Encoded(arrow, rows, self.stored, table.where, workers=1, fit=self.fit)
         encoded = dataclasses.replace(encoded, workers=self.workers or _threads(encoded))
         folder = cache_folder(self.cache)
         if size_decoded(encoded) <= self.cache_gb * 1e9:
@@ -210,24 +218,26 @@ def _threads(encoded: Encoded) -> int:
     return 1 if np.mean(sizes) < 4096 else os.cpu_count() or 1
 
 
-def _present(tasks: Mapping[str, Task], source: str, wanted: str) -> tuple[dict[str, Rows], tuple[str, ...]]:
-    """The labels of one split that are complete, and notes on the others."""
-    labels, notes = {}, []
-    for name, task in tasks.items():
-        values = task.values.get(source)
+def _present(columns: Mapping[str, Mapping[str, Column]], source: str, wanted: str = "") -> tuple[dict[str, Column], Notes]:
+    """The columns of one split that are complete, and notes on the others."""
+    complete, notes = {}, []
+    for name, splits in columns.items():
+        values = splits.get(source)
         if values is None and name == wanted:
             raise UserError(f"split '{source}' has no column '{name}': name another with --data.label.")
         if values is None:
             notes.append(f"split '{source}' has no column '{name}'")
-        elif (values == MISSING).any():
-            count, first = int((values == MISSING).sum()), int((values == MISSING).argmax())
-            lacks = f"column '{name}' of split '{source}' has no value in {count} of {len(values)} rows (first: {first})"
+            continue
+        gaps = values == MISSING if values.dtype == np.int64 else np.isnan(values)
+        if gaps.any():
+            count = f"{gaps.sum()} of {len(values)} rows (first: {gaps.argmax()})"
+            lacks = f"column '{name}' of split '{source}' has no value in {count}"
             if name == wanted:
                 raise UserError(f"{lacks}. Fill or remove these rows, or name another column with --data.label.")
             notes.append(f"{lacks}; it is not used there")
         else:
-            labels[name] = values
-    return labels, tuple(notes)
+            complete[name] = values
+    return complete, tuple(notes)
 
 
 def _unseen(tasks: Mapping[str, Task], train: str, source: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from wingspan.data._scenes_factors import CLASSES, DRAWN, Factors, draw
+from wingspan.data._scenes_factors import CLASSES, DRAWN, Factors, draw, follow
 from wingspan.data._scenes_render import render
 from wingspan.data.base import Data, ImageSet, InMemory, Split
 from wingspan.errors import UserError, nearest
@@ -24,9 +24,11 @@ _CHUNK_PIXELS = 2**19  # of one colour plane rendered at once, per thread
 class Scenes(Data):
     """A textured, lit object casting a shadow among 0-6 smaller ones before one of 10 backdrops.
 
-    Image i of a split is a function of the fields, the split and i. Every factor in `CLASSES` is a task. The target's classes
-    follow `priors` (weights, one a class), or else an exponential profile in which the first class is `imbalance` times as
-    frequent as the last, exactly up to rounding. Both act on the training split only; the test split is balanced.
+    Image i of a split is a function of the fields, the split and i. Every factor in `CLASSES` is a task, and what lies between
+    the classes is a quantity (`Factors.quantities`). The target's classes follow `priors` (weights, one a class), or else an
+    exponential profile in which the first class is `imbalance` times as frequent as the last, exactly up to rounding; of every
+    class the share `bias` lies before the class's own backdrop. These act on the training split only; the test split is
+    balanced, and its backdrops tell nothing of the class.
     """
 
     title: ClassVar[str] = "procedural objects on textured backdrops, with every factor known; nothing to download"
@@ -38,6 +40,7 @@ class Scenes(Data):
     target: str = "shape"  # the factor that supervised pretraining learns
     imbalance: float = 1.0  # most frequent class of the target / rarest, in the training split
     priors: tuple[float, ...] = ()  # of the target's classes in the training split; replaces imbalance
+    bias: float = 0.0  # share of the training split's images whose backdrop follows from the target's class; 0..1
 
     def __post_init__(self) -> None:
         for name, value in (("train", self.train), ("test", self.test)):
@@ -62,6 +65,12 @@ class Scenes(Data):
             )
         if not all(math.isfinite(p) and p > 0 for p in self.priors):
             raise UserError(f"scenes: priors={self.priors}; every prior must be a positive number.")
+        if not 0 <= self.bias <= 1:
+            raise UserError(f"scenes: bias={self.bias}; give the share of images whose backdrop follows the class, 0 to 1.")
+        if self.bias and self.target == "background":
+            raise UserError(
+                f"scenes: bias={self.bias} ties the backdrop to the target, and target='background' is the backdrop."
+            )
 
     @property
     def side(self) -> int:
@@ -77,12 +86,14 @@ class Scenes(Data):
             return draw(self.test, self.seed, split, {})
         last = len(CLASSES[self.target]) - 1
         profile = self.priors or tuple(self.imbalance ** (-k / last) for k in range(last + 1))
-        return draw(self.train, self.seed, split, {self.target: torch.tensor(profile, dtype=torch.float64)})
+        drawn = draw(self.train, self.seed, split, {self.target: torch.tensor(profile, dtype=torch.float64)})
+        return follow(drawn, self.target, self.bias, self.seed)
 
     def load(self, split: Split) -> ImageSet:
         """Render one split into memory: 3 x size x size bytes an image."""
         factors = self.factors(split)
-        return ImageSet(InMemory(render_all(factors, self.size)), factors.labels(), CLASSES, self.target)
+        pictures = InMemory(render_all(factors, self.size))
+        return ImageSet(pictures, factors.labels(), CLASSES, self.target, quantities=factors.quantities())
 
 
 def render_all(factors: Factors, size: int, foreground: bool = True, background: bool = True) -> Tensor:

@@ -1,119 +1,108 @@
-"""A run's frozen backbone, and the features it gives for a set of images.
-
-Frozen means frozen: evaluation mode, `inference_mode`, no buffer changes (a test compares every one before and after).
-"""
+"""Features that a frozen network gives for a set of images, made once for every measure that looks at them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-import safetensors
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from wingspan import augment as augmentation
-from wingspan import spec
-from wingspan.augment import Augment
 from wingspan.data.base import Data, ImageSet
 from wingspan.errors import UserError
-from wingspan.pretrain import Pretrain, check_identity, load_run
+from wingspan.network import Network
 from wingspan.progress import bar, tell
-from wingspan.runs import RunFolder
-from wingspan.runtime import Runtime
+
+Need = Literal["train", "test", "layers", "network"]
+"""train, test: features of that split; layers: of the projector's layers too; network: the network itself and the images."""
+
+_MAPPED = 2**30  # bytes from which features lie in a file that the system pages in and out, not in memory
 
 
 @dataclass(frozen=True)
 class Split:
-    """Features h (N, D) of one split in fp16, with every task's labels (N,)."""
+    """One split of a data set: its features h (N, D) in fp16 on the CPU, and its images with every task's labels.
+
+    h is (N, 0) where no measure asked for it. `layers` holds h and the projector's layers ("projector 1"), where asked.
+    """
 
     h: Tensor
     images: ImageSet
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Features of a data set's two splits, from one frozen backbone."""
+    """What a measure looks at: features of a data set's two splits, and where they come from."""
 
-    data: str
+    data: str  # the data set's short name
     train: Split
     test: Split
-    fingerprint: str
+    fingerprint: str  # of the run
+    network: Network | None = None  # the network itself, for gradients and views of its own; None for features from a file
+    source: Data | None = None  # the data set, for measures that need more of it than images and labels
 
 
-def load_backbone(folder: RunFolder) -> tuple[Pretrain, nn.Module]:
-    """A run's settings and its trained backbone in evaluation mode, from its last checkpoint.
+def extract(network: Network, images: ImageSet, *, layers: bool = False, batch: int = 512, label: str) -> dict[str, Tensor]:
+    """{"h": (N, D)} in fp16 on the CPU, of every image's view without chance, in order; with `layers` the projector's too.
 
-    Raises UserError when there is no checkpoint, or when it holds a backbone of another width than run.json says.
+    Above a gigabyte features lie in a temporary memory-mapped file. Raises UserError naming the network and the rows whose
+    features are not finite.
     """
-    run = load_run(folder)
-    if not folder.checkpoints():
-        raise UserError(f"{folder.path} holds no checkpoint yet: wingspan pretrain --resume {folder.path}")
-    last = folder.checkpoints()[-1]
-    with torch.random.fork_rng(devices=[]):
-        backbone = run.backbone.build()
-    read_weights(backbone, last / "learner.safetensors")
-    check_identity(last, spec.fingerprint(run))
-    return run, backbone.eval()
-
-
-def read_weights(backbone: nn.Module, file: Path, prefix: str = "backbone.") -> None:
-    """Fill a backbone from a checkpoint's weights. Raises UserError listing what does not fit."""
-    try:
-        with safetensors.safe_open(file, "pt") as opened:
-            names = opened.keys()
-            weights = {name.removeprefix(prefix): opened.get_tensor(name) for name in names if name.startswith(prefix)}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as weights: {error}") from error
-    wanted = {name: tuple(value.shape) for name, value in backbone.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = [
-        f"{name}: {found.get(name, 'absent')} found, {wanted.get(name, 'nothing')} expected"
-        for name in sorted({*wanted, *found})
-        if wanted.get(name) != found.get(name)
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"{file} holds another backbone than was asked for ({'; '.join(wrong[:3])}{more}). "
-            "Give the width and architecture it was trained with."
-        )
-    backbone.load_state_dict(weights)
-
-
-@torch.inference_mode()
-def extract(backbone: nn.Module, images: ImageSet, view: Augment, runtime: Runtime, *, batch: int = 512, label: str) -> Tensor:
-    """h (N, D) in fp16 on the CPU, of every image's view without chance, in order.
-
-    Raises UserError naming rows whose features are not finite.
-    """
-    backbone = backbone.to(runtime.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    parts: list[Tensor] = []
+    network.backbone.eval()  # however it was handled since
+    found: dict[str, Tensor] = {}
+    bad = torch.zeros(len(images), dtype=torch.bool)
     starts = range(0, len(images), batch)
-    with bar(label, len(starts), per_unit=batch, things="images") as shown, runtime.autocast():
+    with bar(label, len(starts), per_unit=batch, things="images") as shown:
         for start in starts:
-            indices = torch.arange(start, min(start + batch, len(images)))
-            pixels = images.images.batch(indices).to(runtime.device)
-            parts.append(backbone(augmentation.plain(view, pixels)).to("cpu", torch.float16))
+            rows = torch.arange(start, min(start + batch, len(images)))
+            views = network.plain(images.images.batch(rows))
+            made = network.layers(views) if layers else {"h": network.h(views)}
+            for name, values in made.items():
+                if name not in found:
+                    found[name] = room(len(images), values.shape[1])
+                half = values.to("cpu", torch.float16)
+                bad[rows] |= ~torch.isfinite(half).all(1)
+                found[name][start : start + len(rows)] = half
             shown.advance()
-    h = torch.cat(parts)
-    bad = (~torch.isfinite(h)).any(1).nonzero().flatten()
-    if len(bad):
-        rows = ", ".join(map(str, bad[:5].tolist()))
+    if bad.any():
+        rows_named = ", ".join(map(str, bad.nonzero().flatten()[:5].tolist()))
         raise UserError(
-            f"{label}: features of {len(bad)} images are not finite (rows {rows}): the run has diverged; lower its rate."
+            f"{network.name}, {label}: features of {int(bad.sum())} images are not finite (rows {rows_named}): "
+            "the run has diverged; train it again with a lower --optim.lr."
         )
-    return h
+    return found
 
 
-def bank(folder: RunFolder, data: Data, runtime: Runtime) -> Bank:
-    """Features of both splits of a data set from a run's backbone."""
-    run, backbone = load_backbone(folder)
+def room(rows: int, width: int) -> Tensor:
+    """An uninitialised (rows, width) in fp16: in memory, or, above a gigabyte, in a nameless file in the temporary folder."""
+    if rows * width * 2 <= _MAPPED:
+        return torch.empty(rows, width, dtype=torch.float16)
+    size = rows * width * 2
+    try:
+        with tempfile.NamedTemporaryFile(prefix="wingspan-features-") as file:  # its pages outlive its name
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is refused here, not as a crash at some later write
+            return torch.from_file(file.name, shared=True, size=rows * width, dtype=torch.float16).view(rows, width)
+    except OSError as error:
+        raise UserError(
+            f"no room for features of {rows:,} images x {width} ({size / 1e9:.1f} GB) in {tempfile.gettempdir()}: {error}. "
+            "Point TMPDIR at a folder with more space."
+        ) from error
+
+
+def bank(network: Network, data: Data, fingerprint: str, needs: Collection[Need] = ("train", "test")) -> Bank:
+    """Both splits of a data set, with the features that are needed."""
 
     def split(name: Literal["train", "test"]) -> Split:
         images = data.load(name)
         tell(images.notes)
-        return Split(extract(backbone, images, run.augment, runtime, label=f"features of {data.label_name} {name}"), images)
+        if name not in needs:
+            return Split(torch.empty(len(images), 0, dtype=torch.float16), images)
+        label = f"features of {data.label_name} {name}"
+        made = extract(network, images, layers="layers" in needs, label=label)
+        return Split(made["h"], images, made if "layers" in needs else {})
 
-    return Bank(data.label_name, split("train"), split("test"), spec.fingerprint(run))
+    return Bank(data.label_name, split("train"), split("test"), fingerprint, network, data)

@@ -1,0 +1,129 @@
+"""A frozen network as measures see it: a run's last checkpoint, or any module that gives one vector an image.
+
+Frozen means frozen: evaluation mode, no gradient for a weight, no buffer changes (a test compares every one before and after).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from wingspan import augment as augmentation
+from wingspan import projector, spec
+from wingspan.augment import Augment
+from wingspan.errors import UserError
+from wingspan.pretrain import Pretrain, check_identity, load_run
+from wingspan.runs import RunFolder
+from wingspan.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Network:
+    """A frozen backbone, the projector trained on it, and what its images look like.
+
+    backbone: (B, 3, S, S) normalised images -> h (B, D). projector: h -> z, or None where there is none. augment: what
+    views are made with; its normalisation is that of the backbone's input. name: how messages call it.
+    """
+
+    backbone: nn.Module
+    augment: Augment
+    runtime: Runtime
+    projector: nn.Module | None = None
+    name: str = "the module"
+
+    def __post_init__(self) -> None:
+        for module in (self.backbone, self.projector):
+            if module is not None:
+                module.to(self.runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                module.eval().requires_grad_(False)
+
+    def plain(self, pixels: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) -> the view without chance that probes see (B, 3, size, size), on the network's device."""
+        made: Tensor = augmentation.plain(self.augment, pixels.to(self.runtime.device))
+        return made
+
+    def views(self, pixels: Tensor, count: int, seed: int, step: int) -> Tensor:
+        """uint8 images (B, 3, S, S) -> `count` random views of each (count, B, 3, size, size), as in pretraining."""
+        drawn = augmentation.draws(self.augment, len(pixels), count, seed, step)
+        made = augmentation.apply(self.augment, pixels.to(self.runtime.device), drawn)
+        return made.view(count, len(pixels), *made.shape[1:])
+
+    @torch.inference_mode()
+    def h(self, views: Tensor) -> Tensor:
+        """Normalised images (B, 3, size, size) -> h (B, D) in fp32, on the network's device."""
+        with self.runtime.autocast():
+            found: Tensor = self.backbone(views)
+        return found.float()
+
+    @torch.inference_mode()
+    def layers(self, views: Tensor) -> dict[str, Tensor]:
+        """h, and behind it every layer of the projector: {"h": (B, D), "projector 1": (B, K1), ...} in fp32.
+
+        A hidden layer is taken after its ReLU (as FFCV-SSL's train_ssl.py probes it), the last one as it is.
+        """
+        found = {"h": self.h(views)}
+        with self.runtime.autocast():
+            before = found["h"]
+            for name, part in self._projector_layers():
+                found[name] = before = part(before).float()
+        return found
+
+    def layer_names(self) -> tuple[str, ...]:
+        return ("h", *(name for name, _ in self._projector_layers()))
+
+    def _projector_layers(self) -> Iterator[tuple[str, nn.Module]]:
+        parts: list[nn.Module] = []
+        modules = [] if self.projector is None else list(self.projector.children())
+        number = 0
+        for at, module in enumerate(modules):
+            parts.append(module)
+            if isinstance(module, nn.ReLU) or at == len(modules) - 1:
+                number += 1
+                yield f"projector {number}", nn.Sequential(*parts)
+                parts = []
+
+
+def load_network(folder: RunFolder, runtime: Runtime) -> tuple[Pretrain, Network]:
+    """A run's settings and its trained network, from its last checkpoint.
+
+    Raises UserError when there is no checkpoint, or when it holds a network of another width than run.json says.
+    """
+    run = load_run(folder)
+    if not folder.checkpoints():
+        raise UserError(f"{folder.path} holds no checkpoint yet: wingspan pretrain --resume {folder.path}")
+    last = folder.checkpoints()[-1]
+    with torch.random.fork_rng(devices=[]):
+        backbone, head = run.backbone.build(), projector.build(run.projector_text, run.backbone.D)
+    read_weights(backbone, last / "learner.safetensors")
+    read_weights(head, last / "learner.safetensors", "projector.")
+    check_identity(last, spec.fingerprint(run))
+    return run, Network(backbone, run.augment, runtime, head, folder.path.name)
+
+
+def read_weights(module: nn.Module, file: Path, prefix: str = "backbone.") -> None:
+    """Fill a module from a checkpoint's weights. Raises UserError listing what does not fit."""
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            names = opened.keys()
+            weights = {name.removeprefix(prefix): opened.get_tensor(name) for name in names if name.startswith(prefix)}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{file} cannot be read as weights: {error}") from error
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = [
+        f"{name}: {found.get(name, 'absent')} found, {wanted.get(name, 'nothing')} expected"
+        for name in sorted({*wanted, *found})
+        if wanted.get(name) != found.get(name)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"{file} holds another {prefix.strip('.')} than was asked for ({'; '.join(wrong[:3])}{more}). "
+            "Give the width and architecture it was trained with."
+        )
+    module.load_state_dict(weights)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from tiny_runs import same
+from torch import Tensor, nn
 
 from wingspan import projector, spec
+from wingspan.augment import PRESETS
 from wingspan.backbones.base import Backbone
 from wingspan.chance import generator
 from wingspan.data.base import Data, ImageSet, InMemory
-from wingspan.features import Bank, Split
-from wingspan.measures.base import Measure
+from wingspan.features import Bank, Split, extract
+from wingspan.measures.base import Measure, Measured, NotApplicableError
+from wingspan.network import Network
 from wingspan.objectives.base import Batch, Objective
+from wingspan.runtime import Runtime
 
 CHOICES: tuple[Any, ...] = (Data, Backbone, Objective, Measure)
 FILES = [(base, name) for base in CHOICES for name in spec.files(base)]
@@ -88,21 +94,48 @@ def test_an_objective_gives_finite_terms_with_gradients(name: str) -> None:
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in trained)
 
 
-@pytest.mark.parametrize("name", spec.files(Measure))
-def test_a_measure_gives_numbers_that_say_what_they_are(name: str) -> None:
+def small_bank() -> Bank:
+    """60 and 30 random images of three classes, and a network of one convolution with a projector of two layers."""
     draw = generator(0, "test")
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, K, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = Network(trunk, PRESETS["paper"], Runtime("cpu", "fp32"), projector.build("6-4", K), "made")
 
     def split(n: int) -> Split:
+        pixels = torch.randint(0, 256, (n, 3, 8, 8), generator=draw, dtype=torch.uint8)
         labels = {"kind": torch.arange(n) % CLASSES}
-        images = ImageSet(
-            InMemory(torch.zeros(n, 3, 4, 4, dtype=torch.uint8)), labels, {"kind": ("a", "b", "c")}, target="kind"
-        )
-        return Split(torch.rand(n, K, generator=draw).half(), images)
+        quantities = {"weight": torch.rand(n, generator=draw)}
+        images = ImageSet(InMemory(pixels), labels, {"kind": ("a", "b", "c")}, target="kind", quantities=quantities)
+        made = extract(network, images, layers=True, label="test")
+        return Split(made["h"], images, made)
 
-    bank = Bank("made", split(60), split(30), "0")
-    before = bank.train.h.clone(), bank.test.h.clone()
-    numbers = spec.named(Measure, name).measure(bank, seed=0)
-    assert numbers and len({(number.metric, number.task) for number in numbers}) == len(numbers)
-    for number in numbers:
-        assert number.metric and number.value == number.value and number.n > 0
-    assert torch.equal(bank.train.h, before[0]) and torch.equal(bank.test.h, before[1])
+    return Bank("made", split(60), split(30), "0", network)
+
+
+@pytest.mark.parametrize("name", [*spec.files(Measure), *spec.presets(Measure)])
+def test_a_measure_gives_numbers_that_say_what_they_are(name: str) -> None:
+    measure, bank = spec.named(Measure, name), small_bank()
+    if hasattr(measure, "hidden"):
+        measure = spec.override(measure, {"hidden": 16})  # of an MLP: the paper's 2048 would take most of this test's time
+    assert bank.network is not None
+    assert measure.needs <= {"train", "test", "layers", "network"}
+    assert measure.reading and measure.source, "the page says where a measure comes from and how it is read"
+    before = copy.deepcopy([bank.train.h, bank.test.h, bank.network.backbone.state_dict()])
+    state = torch.get_rng_state()
+    try:
+        found = measure.measure(bank, seed=0)
+    except NotApplicableError as error:
+        assert "made" in str(error), "the message names the images"
+        return
+    assert same([bank.train.h, bank.test.h, bank.network.backbone.state_dict()], before), "what is measured does not change"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.numbers and len({(n.metric, n.task, n.series) for n in found.numbers}) == len(found.numbers)
+    for number in found.numbers:
+        assert number.metric and math.isfinite(number.value) and number.n > 0
+        assert number.error is None or 0 <= number.error < math.inf
+    assert len({(c.name, c.task, c.series, c.expected) for c in found.curves}) == len(found.curves)
+    for curve in found.curves:
+        assert 0 < len(curve.x) == len(curve.y) <= 500 and curve.x_label and curve.y_label
+        assert all(map(math.isfinite, [*curve.x, *curve.y]))
+    assert spec.from_json(Measured, json.loads(json.dumps(spec.to_json(found)))) == found, "results are read back as written"
+    assert measure.measure(small_bank(), seed=0) == found, "pure in bank and seed"

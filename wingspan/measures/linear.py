@@ -1,33 +1,50 @@
-"""The linear probe: a linear classifier on frozen features, scored on the test split.
+"""The linear probe: a linear classifier on frozen features (for a quantity a linear regression), scored on the test split.
 
-Defaults are the paper's (appendix A): AdamW, rate 1e-4, weight decay 0.04, batch 1024, 100 epochs, on features as they are. The
-preset `linear_fast` is for small budgets: features standardised, a higher rate on a cosine, 30 epochs; its numbers are compared
-with each other, not with the paper's. Every task of a data set is probed in one pass: their classifiers share the features and
-nothing else, since AdamW acts on each weight alone and the loss is the sum over tasks.
+Defaults are the paper's (appendix A): AdamW, rate 1e-4, weight decay 0.04, batch 1024, 100 epochs, on features of centre crops
+as they are. Presets are for small budgets: features standardised, a higher rate on a cosine, 30 epochs; their numbers are
+compared with each other, not with the paper's. `layers` probes the projector's layers too, as figure 12 does; `augmented`
+trains on random crops and flips; a grid chooses rate and weight decay without a look at the test split. `linear_quick` is for
+very wide features: three passes at a rate chosen for each width (benchmarks/probe.py compares it with L-BFGS).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from wingspan.chance import generator
+from wingspan.chance import generator, key
+from wingspan.data.base import Images
 from wingspan.errors import UserError
-from wingspan.features import Bank
-from wingspan.measures.base import Measure, Number
+from wingspan.features import Bank, Need, Split, room
+from wingspan.measures._heads import Heads, Recipe, Training, fit
+from wingspan.measures._inputs import Inputs
+from wingspan.measures._tasks import Task, tasks
+from wingspan.measures.base import Measure, Measured, NotApplicableError
+from wingspan.network import Network
 from wingspan.progress import bar
+
+_HELD_OUT = 10  # one training image in so many judges a grid's recipes
+_IMAGES = 512  # through the network at a time
+
+Fitted = dict[str, tuple[Inputs, list[Heads]]]  # per layer: how its features are read, and every task's heads
 
 
 @dataclass(frozen=True)
 class Linear(Measure):
-    """Accuracy of a linear classifier on frozen features."""
+    """Accuracy of a linear classifier on frozen features; r2 of a linear regression where images carry a quantity."""
 
     title: ClassVar[str] = "accuracy of a linear classifier on frozen features"
+    source: ClassVar[str] = "appendix A, Table 4, Figure 12"
+    reading: ClassVar[str] = (
+        "What a line through the features can tell. Higher is better; compare with chance, and differences with the standard "
+        "error. A layer further from h that answers worse has dropped what the task needs."
+    )
 
     lr: float = 1e-4
     """Learning rate."""
@@ -41,72 +58,145 @@ class Linear(Measure):
     """Give every dimension mean 0 and variance 1 over the training split first; dead dimensions stay 0."""
     cosine: bool = False
     """Let the rate fall to 0 on a cosine, in place of a constant one."""
+    layers: bool = False
+    """Probe every layer of the projector beside h, a series each: where along the way is what the task needs lost?"""
+    augmented: bool = False
+    """Train on a random crop and flip of every image, anew each epoch. The network then runs over all images every epoch."""
+    grid_lr: tuple[float, ...] = ()
+    """Learning rates to choose from, each task its own, on a tenth of the training split; then trained on all of it."""
+    grid_weight_decay: tuple[float, ...] = ()
+    """Weight decays to choose from likewise; all combinations with the rates are trained at once."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch", "epochs"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"linear probe: {name} {getattr(self, name)} must be positive.")
-        if not self.weight_decay >= 0:
-            raise UserError(f"linear probe: weight decay {self.weight_decay} must not be negative.")
+        for name, values in (("lr", (self.lr, *self.grid_lr)), ("batch", (self.batch,)), ("epochs", (self.epochs,))):
+            for value in values:
+                if not 0 < value < math.inf:
+                    raise UserError(f"linear probe: {name} {value} must be positive.")
+        for value in (self.weight_decay, *self.grid_weight_decay):
+            if not 0 <= value < math.inf:
+                raise UserError(f"linear probe: weight decay {value} must not be negative.")
+        if self.augmented and len(self._recipes()) > 1:
+            raise UserError(
+                "linear probe: a grid chooses on stored features, augmented training has none. "
+                "Choose with linear_grid first, then give its rate and weight decay with augmented."
+            )
 
-    def measure(self, bank: Bank, seed: int) -> list[Number]:
-        labelled = bank.test.images.labels  # a column with gaps in one split is no task there
-        tasks = {name: len(classes) for name, classes in bank.train.images.classes.items() if name in labelled}
-        if not tasks:
-            raise UserError(f"'{bank.data}' has no labels to probe: name a column with --data.label.")
-        shift, scale = self._scaling(bank.train.h)
-        weights = self._fit(bank, tasks, shift, scale, seed)
-        logits = self._scores(bank.test.h, shift, scale, *weights)
+    @property
+    def needs(self) -> frozenset[Need]:
+        train: set[Need] = {"network"} if self.augmented else {"train"}
+        return frozenset({*train, "test", *({"layers"} if self.layers else ())})
+
+    def measure(self, bank: Bank, seed: int) -> Measured:
+        posed = tasks(bank)
+        fitted, notes = self._fit_augmented(bank, posed, seed) if self.augmented else self._fit_stored(bank, posed, seed)
         numbers = []
-        for (task, classes), scores in zip(tasks.items(), logits.split(list(tasks.values()), 1), strict=True):
-            labels = bank.test.images.labels[task]
-            right = (scores.argmax(1) == labels).double().mean()
-            chance = int(torch.bincount(labels).max()) / len(labels)
-            numbers.append(Number("accuracy", task, float(right), len(labels), classes, chance))
-        return numbers
+        for name, h in self._layers(bank.test).items():
+            inputs, chosen = fitted[name]
+            asked = inputs.like(h)
+            scores = {id(heads): heads.scores(asked) for heads in chosen}
+            for task, heads in zip(posed, chosen, strict=True):
+                found = scores[id(heads)][task.name]
+                if not found.isfinite().all():
+                    raise UserError(f"linear probe of '{task.name}' on {name}: training diverged; lower lr {self.lr}.")
+                numbers.append(task.score(found, name if self.layers else ""))
+        return Measured(tuple(numbers), notes=tuple(notes))
 
-    def _scaling(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and scale (D,), over rows in parts so that no second copy of h in fp32 is made."""
-        D = h.shape[1]
-        if not self.standardise:
-            return torch.zeros(D), torch.ones(D)
-        parts = h.split(4096)
-        mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / len(h)
-        variance = torch.stack([(part.double() - mean).square().sum(0) for part in parts]).sum(0) / len(h)
-        scale = torch.where(variance > 1e-12, variance.clamp(min=1e-12).rsqrt(), 0.0)
-        return mean.float(), scale.float()
+    def _layers(self, split: Split) -> Mapping[str, Tensor]:
+        """What is probed; features from a file have no layers but h."""
+        return (self.layers and split.layers) or {"h": split.h}
 
-    def _fit(self, bank: Bank, tasks: dict[str, int], shift: Tensor, scale: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Weight (sum of classes, D) and bias, the tasks' classifiers one below the other."""
-        h, labels = bank.train.h, [bank.train.images.labels[task] for task in tasks]
-        N, D = h.shape
-        bound = 1 / math.sqrt(D)  # nn.Linear's initialisation
-        draw = generator(seed, "probe")
-        weight = nn.Parameter((torch.rand(sum(tasks.values()), D, generator=draw) * 2 - 1) * bound)
-        bias = nn.Parameter(torch.zeros(sum(tasks.values())))
-        groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
-        optimiser = torch.optim.AdamW(groups, self.lr, weight_decay=self.weight_decay, fused=True)
-        steps = math.ceil(N / self.batch)
-        with bar(f"probe on {bank.data}", self.epochs, per_unit=N, things="images") as shown:
+    def _recipes(self) -> list[Recipe]:
+        grid = itertools.product(self.grid_lr or (self.lr,), self.grid_weight_decay or (self.weight_decay,))
+        return [Recipe(lr, decay, self.batch, self.epochs, self.cosine) for lr, decay in grid]
+
+    def _inputs(self, h: Tensor) -> Inputs:
+        return Inputs(h).standardised() if self.standardise else Inputs(h)
+
+    def _fit_stored(self, bank: Bank, posed: Sequence[Task], seed: int) -> tuple[Fitted, list[str]]:
+        fitted: Fitted = {}
+        notes = []
+        for name, h in self._layers(bank.train).items():
+            inputs, label = self._inputs(h), f"probe of {name} on {bank.data}"
+            recipes, told = self._choose(inputs, posed, seed, label)
+            once = list(dict.fromkeys(recipes))
+            heads = dict(zip(once, fit(inputs, posed, once, seed, label=label), strict=True))
+            fitted[name] = inputs, [heads[recipe] for recipe in recipes]
+            notes += [f"{name}, {note}" if self.layers else note for note in told]
+        return fitted, notes
+
+    def _choose(self, inputs: Inputs, posed: Sequence[Task], seed: int, label: str) -> tuple[list[Recipe], list[str]]:
+        """Every task's recipe, the best on a held-out tenth of the training split, the first of equals; and what to tell."""
+        recipes = self._recipes()
+        if len(recipes) == 1:
+            return recipes * len(posed), []
+        kept, held = _split(posed, len(inputs), seed)
+        if not len(held):
+            raise NotApplicableError(f"{label}: {len(inputs)} training images are too few to choose a recipe on a tenth.")
+        scores = [heads.scores(inputs, held) for heads in fit(inputs, posed, recipes, seed, kept, f"{label}, grid")]
+        chosen, notes = [], []
+        for task in posed:
+            judge = replace(task, test=task.train[held])
+            values = [judge.score(each[task.name]).value for each in scores]
+            best = recipes[max(range(len(recipes)), key=[v if math.isfinite(v) else -math.inf for v in values].__getitem__)]
+            chosen.append(best)
+            notes.append(
+                f"'{task.name}': lr {best.lr:g} and weight decay {best.weight_decay:g} were the best of {len(recipes)} "
+                "on a tenth of the training split."
+            )
+        return chosen, notes
+
+    def _fit_augmented(self, bank: Bank, posed: Sequence[Task], seed: int) -> tuple[Fitted, list[str]]:
+        """Features are scaled as the first epoch's views ask, in every epoch and at the test."""
+        if bank.network is None:
+            raise NotApplicableError(f"'{bank.data}' is features without a network, which cannot see new views.")
+        training: dict[str, tuple[Inputs, Training]] = {}
+        store: dict[str, Tensor] = {}
+        images = bank.train.images.images
+        with bar(f"augmented probe on {bank.data}", self.epochs, per_unit=len(images), things="images") as shown:
             for epoch in range(self.epochs):
-                order = torch.randperm(N, generator=generator(seed, "probe", epoch))
-                for at, rows in enumerate(order.split(self.batch)):
-                    if self.cosine:
-                        rate = self.lr * (1 + math.cos(math.pi * (epoch * steps + at) / (self.epochs * steps))) / 2
-                        for group in optimiser.param_groups:
-                            group["lr"] = rate
-                    x = (h[rows].float() - shift) * scale
-                    scores = F.linear(x, weight, bias).split(list(tasks.values()), 1)
-                    losses = [F.cross_entropy(s, y[rows]) for s, y in zip(scores, labels, strict=True)]
-                    optimiser.zero_grad()
-                    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-                    optimiser.step()
+                _views(bank.network, images, seed, epoch, self.layers, store)
+                for name, h in store.items():
+                    if epoch == 0:
+                        begun = Training(posed, self._recipes(), h.shape[1], seed, torch.arange(len(h)))
+                        training[name] = self._inputs(h), begun
+                    inputs, begun = training[name]
+                    begun.epoch(inputs, epoch)
                 shown.advance()
-        return weight.detach(), bias.detach()
-
-    @staticmethod
-    def _scores(h: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.cat([F.linear((part.float() - shift) * scale, weight, bias) for part in h.split(4096)])
+        return {name: (inputs, each.heads() * len(posed)) for name, (inputs, each) in training.items()}, []
 
 
-PRESETS = {"linear_fast": Linear(lr=1e-2, weight_decay=1e-2, batch=512, epochs=30, standardise=True, cosine=True)}
+def _split(posed: Sequence[Task], N: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Training rows kept and held out. Rows are shuffled, sorted by their labels, and every tenth is held out: classes of the
+    first task are divided in proportion to within one row, those of the others nearly so."""
+    order = torch.randperm(N, generator=generator(seed, "probe grid"))
+    for task in reversed(posed):
+        if task.classes:
+            order = order[task.train[order].argsort(stable=True)]
+    held = torch.zeros(N, dtype=torch.bool)
+    held[order[_HELD_OUT // 2 :: _HELD_OUT]] = True
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def _views(network: Network, images: Images, seed: int, epoch: int, layers: bool, store: dict[str, Tensor]) -> None:
+    """Fill `store` with features (N, D) in fp16 of a random crop and flip of every image, with `layers` the projector's too."""
+    only = replace(network.augment, jitter=(0.0,), grey=(0.0,), blur=(0.0,), solarise=(0.0,))
+    looking = replace(network, augment=only)
+    starts = range(0, len(images), _IMAGES)
+    for at, start in enumerate(starts):
+        pixels = images.batch(torch.arange(start, min(start + _IMAGES, len(images))))
+        (views,) = looking.views(pixels, 1, key(seed, "augmented probe"), epoch * len(starts) + at)
+        for name, values in (looking.layers(views) if layers else {"h": looking.h(views)}).items():
+            if name not in store:
+                store[name] = room(len(images), values.shape[1])
+            store[name][start : start + len(pixels)] = values.to("cpu", torch.float16)
+
+
+_FAST = Linear(lr=1e-2, weight_decay=1e-2, batch=512, epochs=30, standardise=True, cosine=True)
+PRESETS = {
+    "linear_fast": _FAST,
+    # Time to an accuracy: wide features need few passes and ask for a lower rate the wider they are, hence the choice.
+    "linear_quick": replace(_FAST, epochs=3, grid_lr=(3e-4, 1e-3, 3e-3, 1e-2)),
+    "linear_layers": replace(_FAST, layers=True),
+    "linear_grid": replace(_FAST, grid_lr=(1e-3, 3e-3, 1e-2), grid_weight_decay=(1e-2, 0.1, 1.0)),
+    "linear_augmented": replace(_FAST, augmented=True),
+}

@@ -15,6 +15,7 @@ from wingspan import augment as augmentation
 from wingspan import optim, sampling, spec
 from wingspan.data.base import ImageSet
 from wingspan.errors import UserError
+from wingspan.online import Online
 from wingspan.pretrain import Pretrain, Sitting, State, load_run, prepare
 from wingspan.progress import bar, tell
 from wingspan.runs import RunFolder, explained, write_json
@@ -66,7 +67,11 @@ def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, fold
     identity, label = spec.fingerprint(run), f"{spec.kind_of(run.objective)} D={run.backbone.D} seed {run.seed}"
     saved = time.monotonic()
     state.learner.train()
+    online = Online(run, state.learner, images, runtime, sitting)
+    if state.step:
+        online.restore(folder.checkpoints()[-1])
     with (
+        online,
         folder.open_metrics(state.step) as log,
         stop_on_signals() as stop,
         bar(label, total, done=state.step, per_unit=run.batch * run.objective.views, things="views") as shown,
@@ -74,14 +79,15 @@ def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, fold
         for indices, batch in _prefetched(run, images, state.step, total):
             began = time.monotonic()
             facts = step(run, state, runtime, images, indices, batch, total)
+            facts |= online.after_step(indices, state.step, per_epoch)
             state.seconds += time.monotonic() - began
             with explained(folder.metrics):
                 log.write(json.dumps({**_standing(run, state, per_epoch, total), **facts}).encode() + b"\n")
-            shown.advance(f"loss {facts['loss']:.3f}")
+            shown.advance(_note(facts))
             keep = sitting.keep_every and state.step % (per_epoch * sitting.keep_every) == 0
             due = time.monotonic() - saved > sitting.save_seconds
             if keep or due or stop.signum or state.step == total:
-                state.save(folder, identity)
+                state.save(folder, identity, online.saved())
                 _forget(folder, per_epoch, sitting)
                 saved = time.monotonic()
             if stop.signum and state.step < total:
@@ -90,6 +96,12 @@ def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, fold
         _finish(run, state, folder)
         if stop.signum:  # what would come next, in a study, must not begin
             raise Interrupted(f"Stopped with all {total} steps done and saved in {folder.path}.", stop.signum)
+
+
+def _note(facts: dict[str, float]) -> str:
+    """What the progress bar says of a step."""
+    read = f", online {facts['online_accuracy']:.1%}" if "online_accuracy" in facts else ""
+    return f"loss {facts['loss']:.3f}{read}"
 
 
 def _standing(run: Pretrain, state: State, per_epoch: int, total: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,17 @@ class Sitting:
     """Save a checkpoint to resume from at least this often."""
     keep_every: int = 0
     """Keep a checkpoint for good every so many epochs; 0 keeps only the last."""
+    online: bool = True
+    """Where images have labels, show while training how well a linear probe reads them from the representation, without any
+    effect on the run. Such numbers are for watching: they differ from, and mostly stay below, those of wingspan measure.
+    Switch it off where the labels must not be looked at, or for the last percent of speed."""
+    online_every: int = 1
+    """Test that probe and a kNN on a few test images every so many epochs. Raise it where epochs are short; 0 never tests,
+    for instance because the test images must stay unseen until the end."""
+
+    def __post_init__(self) -> None:
+        if self.online_every < 0:
+            raise UserError(f"--online-every {self.online_every} must be 0 (never) or a number of epochs.")
 
 
 @dataclass
@@ -98,8 +110,8 @@ class State:
     step: int = 0
     seconds: float = 0.0
 
-    def save(self, folder: RunFolder, identity: str) -> Path:
-        """Write a checkpoint that is either complete or absent."""
+    def save(self, folder: RunFolder, identity: str, beside: Mapping[str, Any] | None = None) -> Path:
+        """Write a checkpoint that is either complete or absent. `beside` is what others keep in it: NAME -> NAME.pt."""
         final = folder.path / "checkpoints" / f"step-{self.step:09d}"
         if final.exists():
             return final
@@ -107,7 +119,8 @@ class State:
             tensors = {name: value.contiguous() for name, value in self.learner.state_dict().items()}
             try:
                 safetensors.torch.save_file(tensors, place / "learner.safetensors")
-                torch.save(self.optimiser.state_dict(), place / "optimiser.pt")
+                for name, value in {"optimiser": self.optimiser.state_dict(), **(beside or {})}.items():
+                    torch.save(value, place / f"{name}.pt")
             except (RuntimeError, safetensors.SafetensorError) as error:  # what the two make of a full disk
                 raise OSError(f"{error} (is the disk full?)") from error
             facts = {"step": self.step, "seconds": self.seconds, "fingerprint": identity}

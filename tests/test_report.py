@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from wingspan import figures
+from wingspan import canvas, tables
 from wingspan.errors import UserError
-from wingspan.report import Page, averages, changes, compare, findings, missing, summary, write
+from wingspan.findings import compare, findings, missing
+from wingspan.report import Page, write
+from wingspan.tables import averages, changes, number, summary
 
 TASKS = {"shape": "in-distribution", "colour": "transfer", "size": "transfer"}
 
@@ -79,7 +81,7 @@ class Reader(HTMLParser):
     ("degrees", "quantile"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (100, 1.98397)]
 )
 def test_t_quantile_is_the_published_one(degrees: int, quantile: float) -> None:
-    assert figures.t95(degrees) == pytest.approx(quantile, rel=2e-6)
+    assert tables.t95(degrees) == pytest.approx(quantile, rel=2e-6)
 
 
 def test_summary_is_mean_and_std_over_seeds_in_the_fixed_order() -> None:
@@ -111,6 +113,32 @@ def test_one_seed_is_undecided_and_its_error_is_called_the_test_sets() -> None:
         "simclr: colour 20.0 -> 50.0 % from D=32 to D=64 (+30.0 points, one seed: no interval; "
         f"standard error {error:.1f} points, test-set error only): undecided"
     ]
+
+
+def test_one_seed_takes_the_error_that_the_measure_gives_over_the_binomial_one() -> None:
+    table = results({("simclr", 32, 0, "colour"): 0.2, ("simclr", 64, 0, "colour"): 0.5}, error=0.03)
+    error = 100 * math.sqrt(2) * 0.03
+    assert f"; standard error {error:.1f} points, of the two measurements only): undecided" in findings(table)[0]
+    ranks = table.assign(metric="rank", value=[10.0, 25.0], error=[3.0, 4.0], task="")
+    assert "scenes 10.0 -> 25.0 from D=32 to D=64 (+15.0, one seed: no interval; standard error 5.00," in findings(ranks)[0]
+    assert "standard error" not in findings(ranks.assign(error=[3.0, math.nan]))[0]
+
+
+def test_a_difference_of_accuracies_is_told_in_points_and_has_no_mean_over_tasks() -> None:
+    table = grid(("simclr",)).assign(metric="accuracy gap")
+    said = findings(table)
+    assert said[0].startswith("simclr: shape 40.0 -> 50.5 points from")
+    assert len(said) == len(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (-0.0505, "-0.0505"), (12.34, "12.3"), (345.6, "346"), (12345.0, "12,345"), (2e-7, "2.00e-07")],
+)
+def test_plain_numbers_show_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+    assert number(0.12345, 100, "+") == "+12.3"
+    assert (number(0.0), number(math.nan)) == ("0.00", "–")
 
 
 def test_only_seeds_at_both_widths_count() -> None:
@@ -153,10 +181,10 @@ def test_a_varying_axis_splits_the_lines_instead_of_posing_as_seeds() -> None:
 
 
 def test_an_objective_keeps_its_style_whatever_else_is_there() -> None:
-    alone = figures.styles({"byol": "byol"})["byol"]
-    among = figures.styles({"a": "supervised", "b": "byol", "c": "byol"})
+    alone = canvas.styles({"byol": "byol"})["byol"]
+    among = canvas.styles({"a": "supervised", "b": "byol", "c": "byol"})
     assert among["b"] == alone
-    assert among["c"].slot == alone.slot
+    assert (among["c"].colour, among["c"].marker) == (alone.colour, alone.marker)
     assert among["c"].dash != alone.dash
 
 
@@ -168,8 +196,11 @@ def test_page_is_self_contained_and_its_pngs_are_pictures(tmp_path: Path) -> Non
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", text)
     seen = Reader(text)
-    links = [value for _, attrs in seen.tags for name, value in attrs.items() if name in ("src", "href")]
-    assert all(value is not None and value.startswith(("data:", "#")) for value in links)
+    sources = [value for _, attrs in seen.tags for name, value in attrs.items() if name == "src"]
+    assert all(value is not None and value.startswith("data:") for value in sources)
+    links = {attrs["href"] for tag, attrs in seen.tags if tag == "a"}
+    assert links == {"linear-accuracy.png", "linear-accuracy-change.png"}
+    assert not (path.parent / "pages").exists(), "one measure needs no further page"
     assert sum(tag == "svg" for tag, _ in seen.tags) == 3 + 2 + 2 * 2  # tasks, changes, two legends of two lines
     for file in ("linear-accuracy.png", "linear-accuracy-change.png"):
         with Image.open(path.parent / file) as picture:
@@ -217,9 +248,12 @@ def test_best_width_is_bold(tmp_path: Path) -> None:
 def test_measures_that_are_no_accuracy_are_not_per_cent(tmp_path: Path) -> None:
     sparse = grid(("simclr",)).assign(measure="sparsity", metric="share", chance=math.nan, classes=math.nan, n=math.nan)
     both = pd.concat([grid(("simclr",)), sparse])
-    assert "simclr, sparsity share: shape 0.4 -> 0.505 from D=32 to D=128 (+0.105, 2 seeds" in "\n".join(findings(both))
+    said = "\n".join(findings(both))
+    assert "simclr, sparsity share: shape 0.400 -> 0.505 from D=32 to D=128 (+0.105, 2 seeds" in said
+    assert "sparsity share: mean of" not in said, "no mean over tasks of what is no accuracy"
     write(page(both), tmp_path)
-    assert {each.name for each in tmp_path.glob("*.png")} >= {"linear-accuracy.png", "sparsity-share.png"}
+    names = {each.name for each in (tmp_path / "pages").glob("*.png")}
+    assert names == {"linear-accuracy.png", "linear-accuracy-change.png", "sparsity-share.png"}
 
 
 def test_one_width_and_one_seed_still_make_a_page(tmp_path: Path) -> None:

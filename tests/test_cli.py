@@ -95,7 +95,7 @@ def test_from_pretraining_to_numbers(tmp_path, capsys):
     assert command(*following[:-1], "linear_fast") == 0
     told = said(capsys)
     (file,) = (run / "results").iterdir()
-    assert f"Wrote {file}" in told and "shape" in told
+    assert f"Wrote {run}/report.html" in told and "shape" in told
     numbers = {each["task"]: each for each in json.loads(file.read_text())["numbers"]}
     assert numbers["shape"]["metric"] == "accuracy" and 0 <= numbers["shape"]["value"] <= 1
     assert numbers["shape"]["n"] == 32 and f"{numbers['shape']['value']:.2%}" in told

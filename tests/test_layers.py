@@ -13,15 +13,15 @@ import wingspan
 HOUSE = Path(wingspan.__file__).parent
 FLOORS = {
     "errors": 0, "spec": 0, "chance": 0, "progress": 0, "stopping": 0, "runs": 0, "runtime": 0,
-    "data": 1, "colour": 1, "augment": 1, "sampling": 1,
+    "data": 1, "bits": 1, "colour": 1, "augment": 1, "sampling": 1,
     "backbones": 2, "projector": 2, "objectives": 2,
     "learner": 3, "optim": 3,
-    "pretrain": 4, "loop": 4,
-    "forecast": 5, "recipes": 5, "features": 5, "sheet": 5,
+    "pretrain": 4, "loop": 4, "online": 4,
+    "forecast": 5, "recipes": 5, "network": 5, "features": 5, "sheet": 5,
     "measures": 6,
-    "crew": 7, "study": 7,
+    "crew": 7, "results": 7, "study": 7,
     "experiments": 8,
-    "figures": 9, "report": 9, "workbench": 9,
+    "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "pages": 9, "report": 9, "workbench": 9,
     "verbs": 10, "cli": 10,
 }  # fmt: skip
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

@@ -61,10 +61,11 @@ def runs(out: Path) -> dict[str, Path]:
 def test_it_writes_a_table_and_a_page(done):
     table = pd.read_parquet(done / "results.parquet")
     assert {(row.objective, row.width) for row in table.itertuples()} == PLAN
-    assert len(table) == len(PLAN) * len(CLASSES)
+    accuracies = table[table.metric == "accuracy"]
+    assert len(accuracies) == len(PLAN) * len(CLASSES) and set(table.metric) == {"accuracy", "r2"}
     own = table[table.role == "in-distribution"]
     assert set(own.task) == {"shape"} and len(own) == len(PLAN)
-    assert set(table.seed) == {0} and table.value.between(0, 1).all()
+    assert set(table.seed) == {0} and accuracies.value.between(0, 1).all()
     page = (done / "report.html").read_text()
     assert "Width study: scenes" in page and "data:image/png;base64" in page
     assert (done / "views.png").exists()
@@ -215,7 +216,7 @@ def test_a_data_set_keeps_its_name_in_the_table(tmp_path: Path) -> None:
     run = tiny(data=Hub(path=str(images), size=16), batch=8, epochs=1)
     one = Study("pets", "?", run, {"width": widths(8)}, (Linear(epochs=1),))
     assert carry_out(one, tmp_path / "out", Sitting(), jobs=1) == {}
-    table = results(one, tmp_path / "out")
+    table = results(one, tmp_path / "out").numbers
     assert list(table["data"]) == ["pets"] and list(table["role"]) == ["in-distribution"] and list(table["n"]) == [8]
 
 

@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -37,8 +38,8 @@ def size(wanted: int, runs: int, device: str) -> int:
 
 
 def work(tasks: Mapping[str, tuple[Callable[[], str | None], Path]], jobs: int) -> dict[str, str]:
-    """Carry out tasks, `jobs` at a time. A task is a picklable call that gives an error message or None, and the metrics file
-    that tells how far it is. Gives label -> message for those that failed.
+    """Carry out tasks, `jobs` at a time. A task is a picklable call that gives an error message or None, and the file
+    whose last line tells how far it is. Gives label -> message for those that failed.
 
     Raises Interrupted after a signal, once every task under way has saved.
     """
@@ -154,7 +155,9 @@ class _Board:
                 self.rows[label] = self.bar.add_task(label, total=1, note="starting")
             last = _last_line(metrics)
             if last:
-                note = f"loss {last['loss']:.3f}, {last['views_per_second']:,.0f} views/s, {clock(last['seconds_left'])} left"
+                note = last.get("note") or (
+                    f"loss {last['loss']:.3f}, {last['views_per_second']:,.0f} views/s, {clock(last['seconds_left'])} left"
+                )
                 self.bar.update(self.rows[label], completed=last["progress"], note=note)
 
     def finished(self, label: str, message: str | None) -> None:
@@ -169,7 +172,7 @@ class _Board:
         sys.stderr.flush()
 
 
-def _last_line(metrics: Path) -> dict[str, float] | None:
+def _last_line(metrics: Path) -> dict[str, Any] | None:
     """The newest complete line of a metrics file, without reading the rest."""
     try:
         with metrics.open("rb") as file:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import functools
 import itertools
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from wingspan import crew, features, spec
+from wingspan import crew, spec
 from wingspan.data.base import Data
 from wingspan.errors import UserError, nearest
 from wingspan.loop import pretrain
 from wingspan.measures.base import Measure
 from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
-from wingspan.runs import RunFolder, explained, read_json, write_atomic, write_json
-from wingspan.runtime import Runtime
-from wingspan.stopping import Interrupted, stop_on_signals
+from wingspan.results import Entry, Pair, Tables, identity, known, measure_run, result_file, tables
+from wingspan.runs import RunFolder, explained, read_json, write_atomic
+from wingspan.stopping import Interrupted, Stop, stop_on_signals
 
 Axis = Mapping[str, Mapping[str, object]]
 """Label -> overrides of the base run by dotted path."""
@@ -104,33 +103,10 @@ def banks(study: Study, run: Pretrain) -> tuple[Data, ...]:
     return found
 
 
-def result_file(folder: RunFolder, data: Data, measure: Measure) -> Path:
-    """Where a measure of a run on a data set is kept; named by the settings of both, so other settings never mix in."""
-    key = spec.fingerprint({"data": data, "measure": measure})
-    return folder.results / f"{spec.kind_of(measure)}-{data.label_name}-{key}.json"
-
-
-def measure_run(folder: RunFolder, run: Pretrain, data: Data, measures: Iterable[Measure], device: str) -> dict[Path, Any]:
-    """Measure a trained run on one data set, its features extracted once; gives what was written, by file."""
-    bank = features.bank(folder, data, Runtime(device, run.precision))
-    written = {}
-    for measure in measures:
-        file = result_file(folder, data, measure)
-        written[file] = {
-            "run": bank.fingerprint,
-            "data": {"name": data.label_name, "target": bank.test.images.target, "settings": spec.to_json(data)},
-            "measure": spec.to_json(measure),
-            "seed": run.seed,
-            "numbers": [spec.to_json(number) for number in measure.measure(bank, run.seed)],
-        }
-        write_json(file, written[file])
-    return written
-
-
 def missing(study: Study, cell: Cell) -> list[tuple[Data, Measure]]:
     """What is still to be measured on a run."""
     pairs = itertools.product(banks(study, cell.run), study.measures)
-    return [(data, measure) for data, measure in pairs if not result_file(cell.folder, data, measure).exists()]
+    return [(data, measure) for data, measure in pairs if not known(cell.folder, data, measure)]
 
 
 def carry_out(study: Study, out: Path, sitting: Sitting, jobs: int = 0) -> dict[str, str]:
@@ -169,10 +145,7 @@ def complete(cell: Cell, todo: list[tuple[Data, Measure]], sitting: Sitting) -> 
     with stop_on_signals() as stop:
         try:
             pretrain(cell.run, cell.folder.path, sitting, resume=True)
-            for data, pairs in itertools.groupby(todo, key=lambda pair: pair[0]):
-                measure_run(cell.folder, cell.run, data, [measure for _, measure in pairs], sitting.device)
-                if stop.signum:
-                    raise Interrupted("Stopped, saved. To go on, give the same command again.", stop.signum)
+            return measure(cell.folder, todo, sitting.device, stop)
         except UserError as error:
             return str(error)
         except Interrupted:
@@ -180,43 +153,27 @@ def complete(cell: Cell, todo: list[tuple[Data, Measure]], sitting: Sitting) -> 
         except Exception as error:  # memory ran out, or a fault of ours: the other runs go on, and the whole story is kept
             write_atomic(cell.folder.path / "error.txt", traceback.format_exc())
             return f"{type(error).__name__}: {error} (see {cell.folder.path / 'error.txt'})"
-    return None
 
 
-def results(study: Study, out: Path) -> pd.DataFrame:
-    """One row a measured number, of every run of the plan that has been measured."""
-    return pd.DataFrame(_rows(study, out))
+def measure(folder: RunFolder, todo: Sequence[Pair], device: str, stop: Stop) -> str | None:
+    """Measure what is to do on a run; gives what went wrong. Raises Interrupted after a signal; what was measured is kept."""
+
+    def heed() -> None:
+        if stop.signum:
+            raise Interrupted("Stopped, saved. To go on, give the same command again.", stop.signum)
+
+    heed()
+    return "; ".join(measure_run(folder, todo, device, heed)[1]) or None if todo else None
 
 
-def _rows(study: Study, out: Path) -> Iterator[dict[str, Any]]:
-    for cell in plan(study, out):
-        for index, data in enumerate(banks(study, cell.run)):
-            for measure in study.measures:
-                file = result_file(cell.folder, data, measure)
-                if not file.exists():
-                    continue
-                found = read_json(file)
-                for number in found["numbers"]:
-                    own = index == 0 and number["task"] == found["data"]["target"]
-                    yield {
-                        **_identity(cell),
-                        "measure": found["measure"]["kind"],
-                        "data": data.label_name,
-                        "role": "in-distribution" if own else "transfer",
-                        **number,
-                    }
+def results(study: Study, out: Path) -> Tables:
+    """Everything measured on the runs of the plan."""
+    return tables(_entry(study, cell) for cell in plan(study, out))
 
 
-def _identity(cell: Cell) -> dict[str, Any]:
-    others = {axis: label for axis, label in cell.place.items() if axis not in ("objective", "width", "seed")}
-    return {
-        "run": cell.folder.path.name,
-        "fingerprint": spec.fingerprint(cell.run),
-        "objective": cell.place.get("objective", spec.kind_of(cell.run.objective)),
-        "width": cell.run.backbone.D,
-        "seed": cell.run.seed,
-        **others,
-    }
+def _entry(study: Study, cell: Cell) -> Entry:
+    pairs = itertools.product(banks(study, cell.run), study.measures)
+    return Entry(cell.folder, cell.run, cell.place, [result_file(cell.folder, data, measure) for data, measure in pairs])
 
 
 def run_table(study: Study, out: Path, failed: Mapping[str, str]) -> pd.DataFrame:
@@ -229,7 +186,7 @@ def run_table(study: Study, out: Path, failed: Mapping[str, str]) -> pd.DataFram
         elif status != "done" and cell.folder.started():
             status = "cut short"
         facts = read_json(cell.folder.finished) if cell.folder.done() else {}
-        rows.append({**_identity(cell), **facts, "status": status})
+        rows.append({**identity(_entry(study, cell)), **facts, "status": status})
     return pd.DataFrame(rows)
 
 

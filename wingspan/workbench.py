@@ -1,10 +1,12 @@
-"""From a study to its folder: carry it out, write the table and the page."""
+"""From a study, or from runs that were measured, to a folder: carry it out, write the tables and the pages."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 from rich.table import Table
 
 from wingspan import report, spec
@@ -12,7 +14,8 @@ from wingspan import study as studies
 from wingspan.errors import UserError
 from wingspan.pretrain import Sitting
 from wingspan.progress import console
-from wingspan.runs import explained, provenance
+from wingspan.results import Entry, Tables, identity, tables
+from wingspan.runs import explained, provenance, read_json
 from wingspan.sheet import contact_sheet
 from wingspan.study import Outcome, Study
 
@@ -23,37 +26,77 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str) -> 
     Raises UserError when nothing could be measured.
     """
     failed = studies.carry_out(study, out, sitting, jobs)
-    table = studies.results(study, out)
-    if table.empty:
+    found = studies.results(study, out)
+    if found.numbers.empty:
         raise UserError(
             f"study '{study.name}' measured nothing: {'; '.join(dict.fromkeys(failed.values())) or 'its plan is empty'}"
         )
-    with explained(out):
-        table.to_parquet(out / "results.parquet", index=False)
-    page = report.write(_page(study, out, table, failed, command), out)
-    for finding in report.compare(table):
-        if finding.headline:
-            console.print(f"  {finding}", highlight=False, soft_wrap=True)
-    return Outcome(table, page, failed)
-
-
-def _page(study: Study, out: Path, table: object, failed: dict[str, str], command: str) -> report.Page:
-    pictures = {}
     sheet = out / "views.png"
     if not sheet.exists():
         contact_sheet(study.base, sheet)
-    pictures["Images (first of each row) and the views that training sees"] = sheet
-    return report.Page(
+    page = report.Page(
         title=f"Width study: {study.name}",
         question=study.question,
         notes=study.notes,
-        table=table,
+        table=found.numbers,
         runs=studies.run_table(study, out, failed),
         settings=json.loads(json.dumps(spec.to_json(study.base))),
         command=command,
         provenance=provenance(),
-        pictures=pictures,
+        pictures={"Images (first of each row) and the views that training sees": sheet},
+        curves=found.curves,
+        measures=found.measures,
+        measured_notes=found.notes,
     )
+    return Outcome(found.numbers, _write(page, found, out), failed)
+
+
+def present(entries: Sequence[Entry], out: Path, command: str, failed: Mapping[str, str]) -> Outcome:
+    """Write the tables and the pages of everything that was ever measured on some runs.
+
+    Raises UserError when that is nothing.
+    """
+    found = tables(entries)
+    if found.numbers.empty:
+        raise UserError(f"nothing was measured: {'; '.join(dict.fromkeys(failed.values())) or 'no measure fits these images'}")
+    runs = pd.DataFrame([{**identity(entry), **_facts(entry), "status": _status(entry, failed)} for entry in entries])
+    page = report.Page(
+        title=f"What {len(entries)} representations kept" if len(entries) > 1 else "What the representation kept",
+        question=f"Measured on frozen features: {', '.join(found.measures)}.",
+        notes=(),
+        table=found.numbers,
+        runs=runs,
+        settings={entry.folder.path.name: json.loads(json.dumps(spec.to_json(entry.run))) for entry in entries},
+        command=command,
+        provenance=provenance(),
+        pictures={},
+        curves=found.curves,
+        measures=found.measures,
+        measured_notes=found.notes,
+    )
+    return Outcome(found.numbers, _write(page, found, out), failed)
+
+
+def _write(page: report.Page, found: Tables, out: Path) -> Path:
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        found.numbers.to_parquet(out / "results.parquet", index=False)
+        if not found.curves.empty:
+            found.curves.to_parquet(out / "curves.parquet", index=False)
+    path = report.write(page, out)
+    for finding in report.headlines(found.numbers):
+        console.print(f"  {finding}", highlight=False, soft_wrap=True)
+    return path
+
+
+def _facts(entry: Entry) -> dict[str, object]:
+    return dict(read_json(entry.folder.finished)) if entry.folder.done() else {}
+
+
+def _status(entry: Entry, failed: Mapping[str, str]) -> str:
+    if entry.folder.path.name in failed:
+        return f"failed: {failed[entry.folder.path.name]}"
+    return "done" if entry.folder.done() else "in training"
 
 
 def show_plan(study: Study, out: Path) -> None:

@@ -33,6 +33,23 @@ def take(words: list[str], flag: str) -> str | None:
     return value
 
 
+def take_list(words: list[str], flag: str) -> list[str] | None:
+    """Remove every `--flag a b ...` (up to the next option) or `--flag=a` and give all values; None when there is none.
+
+    Raises UserError when the flag stands without a value.
+    """
+    found: list[str] | None = None
+    while (at := next((at for at, word in enumerate(words) if word.split("=")[0] == flag), None)) is not None:
+        word = words.pop(at)
+        values = [word.partition("=")[2]] if "=" in word else []
+        while "=" not in word and at < len(words) and not words[at].startswith("--"):
+            values.append(words.pop(at))
+        if not values:
+            raise UserError(f"{flag} needs a value.")
+        found = [*(found or []), *values]
+    return found
+
+
 def choose(words: list[str], run: Pretrain) -> tuple[Pretrain, list[str]]:
     """Apply what selects a file (`--objective vicreg`, `--backbone resnet18`, `--data hub`, `--augment small`) and `--width`.
 

@@ -1,11 +1,20 @@
-"""Measure what a finished run's representation kept, on its own images or others.
+"""Measure what runs' representations kept, on their own images or others, and write the table and the pages.
 
-wingspan measure runs/first
-wingspan measure runs/first --measures linear linear_fast --data.path other_images/
+wingspan measure runs/first                                          the fast linear probe on the run's own images
+wingspan measure runs/first --measures linear,mlp,knn                several measures; features are extracted once
+wingspan measure runs/* --measures all --data own flowers/ mnist/    several runs and image sets, compared on one report
+wingspan measure runs/first --data clevr/ --data.fit squash          options of --data.* hold for every set named by --data
+
+What was measured before is kept and not done again.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,49 +22,176 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from wingspan import spec
+from wingspan import crew, spec, workbench
+from wingspan.data.base import Data
+from wingspan.data.hub import Hub
 from wingspan.errors import UserError
 from wingspan.measures.base import Measure
 from wingspan.pretrain import Pretrain, load_run
 from wingspan.progress import console
-from wingspan.runs import RunFolder
-from wingspan.study import measure_run
+from wingspan.results import Entry, Pair, known, label_of, progress_file, result_file
+from wingspan.runs import RunFolder, read_json
+from wingspan.stopping import stop_on_signals
+from wingspan.study import measure as measure_one
 from wingspan.verbs import _arguments as arguments
+from wingspan.verbs import _measures as asked_measures
 
 
 @dataclass(frozen=True)
 class _Options:
-    run: Annotated[Pretrain, tyro.conf.arg(name="")]
-    measures: tuple[str, ...] = ("linear_fast",)
-    """What to measure. linear: the paper's probe (100 epochs); linear_fast: standardised, 30 epochs, for small budgets."""
+    data: Annotated[Data, tyro.conf.arg(name="data")]
+    out: Path | None = None
+    """Folder of results.parquet and report.html. Left out: the run's own folder, or measured/ for several runs."""
+    again: bool = False
+    """Measure again what was measured before."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    jobs: int = 0
+    """Runs at a time. 0: on a CPU one a core, at most 4; on a GPU one. Lower it when memory runs short."""
 
 
 def main(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help"):
-        arguments.parse(_Options, _Options(Pretrain()), words, "measure RUN", __doc__ or "")
-    if not words or words[0].startswith("-"):
+        arguments.parse(_Options, _Options(Hub()), words, "measure RUN [RUN ...]", f"{__doc__}\n{asked_measures.help_text()}")
+    paths = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    if not paths:
         raise UserError("which run? wingspan measure RUN [OPTIONS], RUN being the folder that wingspan pretrain wrote.")
-    folder, words = RunFolder(Path(words[0])), words[1:]
-    trained = load_run(folder)
-    run, words = arguments.choose(words, trained)
-    options = arguments.parse(_Options, _Options(run), words, "measure RUN", __doc__ or "")
-    changed = [line for line in spec.differences(trained, options.run) if not line.startswith("data.")]
-    if changed:
-        raise UserError(
-            f"{folder.path} was trained with other settings ({'; '.join(changed)}): only --data.* can be changed here."
-        )
-    measures = [spec.named(Measure, name) for name in options.measures]
-    written = measure_run(folder, trained, options.run.data, measures, options.device)
-    for name, (file, result) in zip(options.measures, written.items(), strict=True):
-        table = Table(title=f"{name} on {options.run.data.label_name}, D = {trained.backbone.D}")
-        for column in ("task", "accuracy", "chance", "classes", "test images"):
-            table.add_column(column, justify="left" if column == "task" else "right")
-        for each in result["numbers"]:
-            cells = (f"{each['value']:.2%}", f"{each['chance']:.2%}", str(each["classes"]), f"{each['n']:,}")
-            table.add_row(each["task"], *cells)
+    command, words = " ".join(["wingspan", "measure", *words]), words[len(paths) :]
+    runs = {RunFolder(Path(path)): load_run(RunFolder(Path(path))) for path in dict.fromkeys(paths)}
+    named = arguments.take_list(words, "--measures") or ["linear_fast"]
+    changes = arguments.take_list(words, "--set") or []
+    measures = asked_measures.measures(named, changes)
+    wanted = arguments.take_list(words, "--data") or []
+    wanted += [given for flag in ("--data.path", "--data.name") if (given := arguments.take(words, flag))]
+    default = Hub(size=next(iter(runs.values())).data.side) if set(wanted) - {"own"} else next(iter(runs.values())).data
+    options = arguments.parse(_Options, _Options(default), words, "measure RUN [RUN ...]", __doc__ or "")
+    settings = {
+        field.name: getattr(options.data, field.name)
+        for field in dataclasses.fields(default)
+        if getattr(options.data, field.name) != getattr(default, field.name)
+    }
+    plan = {
+        folder: [
+            (data, measure)
+            for data in _data_sets(run, wanted, settings)
+            for measure in measures
+            if options.again or not known(folder, data, measure)
+        ]
+        for folder, run in runs.items()
+    }
+    failed = _carry_out(plan, options)
+    out = options.out or (next(iter(runs)).path if len(runs) == 1 else Path("measured"))
+    entries = [Entry(folder, run, {}) for folder, run in runs.items()]
+    _show(runs, {folder: _data_sets(run, wanted, settings) for folder, run in runs.items()}, measures)
+    outcome = workbench.present(_with_axes(entries), out, command, failed)
+    for name, message in failed.items():
+        console.print(f"[red]failed:[/] {name}: {message}", highlight=False, soft_wrap=True)
+    console.print(f"Wrote {outcome.page} and {out / 'results.parquet'}", highlight=False, soft_wrap=True)
+    console.print(f"Next: open {outcome.page} in a browser; other images: --data FOLDER", highlight=False, soft_wrap=True)
+    return 2 if failed else 0
+
+
+def _data_sets(run: Pretrain, wanted: Sequence[str], settings: Mapping[str, object]) -> list[Data]:
+    """The image sets that a run is measured on, at the side its own images have.
+
+    Raises UserError when two would share a name in tables.
+    """
+    found: list[Data] = []
+    for text in wanted or ["own"]:
+        if text == "own":
+            found.append(run.data if wanted else dataclasses.replace(run.data, **settings))
+        elif text in spec.files(Data) and not Path(text).exists() and text != "hub":
+            found.append(spec.override(spec.named(Data, text), {"size": run.data.side}))
+        else:
+            here = Path(text).exists() or text.startswith((".", "/", "~"))
+            given = Hub(path=text, size=run.data.side) if here else Hub(name=text, size=run.data.side)
+            found.append(dataclasses.replace(given, **settings))  # type: ignore[arg-type]
+    names = [data.label_name for data in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"--data names two image sets called '{name}': measure them one after the other with other --out.")
+    return found
+
+
+def _carry_out(plan: Mapping[RunFolder, list[Pair]], options: _Options) -> dict[str, str]:
+    """Measure what is missing, several runs at a time; gives run name -> what failed."""
+    todo = {folder: pairs for folder, pairs in plan.items() if pairs}
+    jobs = crew.size(options.jobs, len(todo), options.device) if todo else 1
+    if jobs > 1:
+        tasks = {
+            folder.path.name: (functools.partial(_measure, folder, pairs, options.device), progress_file(folder))
+            for folder, pairs in todo.items()
+        }
+        return crew.work(tasks, jobs)
+    failed = {folder.path.name: _measure(folder, pairs, options.device) for folder, pairs in todo.items()}
+    return {name: message for name, message in failed.items() if message}
+
+
+def _measure(folder: RunFolder, pairs: list[Pair], device: str) -> str | None:
+    with stop_on_signals() as stop:
+        try:
+            return measure_one(folder, pairs, device, stop)
+        except UserError as error:
+            return str(error)
+        finally:
+            progress_file(folder).unlink(missing_ok=True)
+
+
+def _with_axes(entries: Sequence[Entry]) -> list[Entry]:
+    """Runs that differ in more than objective, width, seed and data are told apart by it in tables and figures."""
+    leaves = [_flat(spec.to_json(entry.run)) for entry in entries]
+    names = dict.fromkeys(name for each in leaves for name in each)
+    told = ("objective.", "backbone.width", "seed", "data.", "projector")
+    axes = [
+        name
+        for name in names
+        if not f"{name}.".startswith(told) and name not in told and len({str(each.get(name)) for each in leaves}) > 1
+    ]
+    return [
+        dataclasses.replace(entry, axes={name: str(each.get(name)) for name in axes})
+        for entry, each in zip(entries, leaves, strict=True)
+    ]
+
+
+def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, item in value.items():
+        found |= _flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
+    return found
+
+
+def _show(runs: Mapping[RunFolder, Pretrain], sets: Mapping[RunFolder, Sequence[Data]], measures: Sequence[Measure]) -> None:
+    """Print what was asked for: a table a measure and image set, a column a run."""
+    for index, measure in itertools.product(range(len(next(iter(sets.values())))), measures):
+        files = [result_file(folder, sets[folder][index], measure) for folder in runs]
+        found = [read_json(file) if file.exists() else {} for file in files]
+        name = f"{label_of(measure)} on {next(iter(sets.values()))[index].label_name}"
+        skipped = next((each["skipped"] for each in found if "skipped" in each), None)
+        if skipped:
+            console.print(f"note: {name}: {skipped}", highlight=False, soft_wrap=True)
+        numbers = [{(n["metric"], n["task"], n.get("series", "")): n for n in each.get("numbers", [])} for each in found]
+        rows = dict.fromkeys(key for each in numbers for key in each)
+        if not rows:
+            continue
+        table = Table(title=name)
+        for column in ("task", "metric", "", *(f"{_title(run)}" for run in runs.values()), "chance", "n"):
+            table.add_column(column, justify="left" if column in ("task", "metric", "") else "right")
+        for metric, task, series in rows:
+            each = [found_.get((metric, task, series)) for found_ in numbers]
+            one = next(number for number in each if number)
+            values = [_value(number, "value", metric, "error") if number else "–" for number in each]
+            table.add_row(task, metric, series, *values, _value(one, "chance", metric), f"{one['n']:,}")
         console.print(table)
-        console.print(f"Wrote {file}", highlight=False, soft_wrap=True)
-    console.print(f"Next: another data set, wingspan measure {folder.path} --data.path IMAGES", highlight=False, soft_wrap=True)
-    return 0
+
+
+def _title(run: Pretrain) -> str:
+    return f"{spec.kind_of(run.objective)}{os.linesep}D={run.backbone.D}" + (f" seed {run.seed}" if run.seed else "")
+
+
+def _value(number: Mapping[str, float | None], name: str, metric: str, error: str = "") -> str:
+    value, spread = number.get(name), number.get(error) if error else None
+    if value is None or value != value:
+        return ""
+    if "accuracy" in metric:
+        return f"{value:.2%}" + (f" ± {spread * 100:.2f}" if spread else "")
+    return f"{value:.4g}" + (f" ± {spread:.2g}" if spread else "")

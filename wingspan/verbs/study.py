@@ -21,8 +21,10 @@ from wingspan.data.hub import Hub
 from wingspan.errors import UserError, nearest
 from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
+from wingspan.results import label_of
 from wingspan.study import Study
 from wingspan.verbs import _arguments as arguments
+from wingspan.verbs import _measures as asked_measures
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def names() -> list[str]:
 
 
 def main(words: list[str]) -> int:
-    words = list(words)
+    words, asked = list(words), list(words)
     if not words or words[0] in ("--list", "-h", "--help"):
         _list()
         return 0
@@ -59,15 +61,20 @@ def main(words: list[str]) -> int:
         raise UserError(f"study '{name}' is not known.{nearest(name, names())} See wingspan study --list.")
     module = importlib.import_module(f"wingspan.experiments.{name}")
     scale = arguments.take(words, "--scale") or "small"
+    measured, changes = (arguments.take_list(words, flag) or [] for flag in ("--measures", "--set"))
     if scale not in module.SCALES:
         raise UserError(f"study '{name}' has no scale '{scale}'.{nearest(scale, module.SCALES)}")
     study: Study = module.study(scale)
     start, words = arguments.choose(words, study.base)
-    about = f"{module.__doc__}\n--scale {{{','.join(module.SCALES)}}}\n\n{arguments.selection_help()}"
+    scales = f"--scale {{{','.join(module.SCALES)}}}"
+    about = "\n\n".join([module.__doc__ or "", scales, arguments.selection_help(), asked_measures.help_text()])
     options = arguments.parse(_Options, _Options(start), words, f"study {name}", about)
     study = _adapted(study, options)
+    if measured or changes:
+        given = asked_measures.measures(measured or [label_of(measure) for measure in study.measures], changes)
+        study = dataclasses.replace(study, measures=tuple(given))
     out = options.out or Path("studies") / f"{name}-{scale}"
-    command = " ".join(["wingspan", "study", name, "--scale", scale, *words])
+    command = " ".join(["wingspan", "study", *asked])
     if options.dry_run:
         workbench.show_plan(study, out)
         return 0

@@ -31,6 +31,8 @@ bench: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[bench]'
 	$(PY) benchmarks/augment.py --json
 	$(PY) benchmarks/pretrain.py --json
+	$(PY) benchmarks/probe.py --json
+	$(PY) benchmarks/knn.py --json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

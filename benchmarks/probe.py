@@ -101,14 +101,14 @@ def arguments() -> argparse.Namespace:
 def write(folder: Path, rows: int, test: int, width: int) -> None:
     """Both splits' features h = relu(u A - noise), u (64,) moved by the class: wide, correlated, sparse, solvable in part.
 
-    {split}-{width}.fp16 (n, width) and {split}-{width}.bits (n, width / 8), with labels in {split}.pt.
+    {split}-{width}.fp16 (n, width) and {split}-{width}.bits (n, width / 8), with labels in {split}-{width}.pt.
     """
     chance = torch.Generator().manual_seed(0)
     centres = torch.randn(CLASSES, 64, generator=chance) / 3
     mixing = torch.randn(64, width, generator=chance) / 8
     for split, n in (("train", rows), ("test", test)):
         labels = torch.randint(CLASSES, (n,), generator=chance)
-        torch.save(labels, folder / f"{split}.pt")
+        torch.save(labels, folder / f"{split}-{width}.pt")
         with (folder / f"{split}-{width}.fp16").open("wb") as dense, (folder / f"{split}-{width}.bits").open("wb") as packed:
             for part in labels.split(BLOCK):
                 u = centres[part] + torch.randn(len(part), 64, generator=chance)
@@ -142,7 +142,8 @@ def stored(options: argparse.Namespace, split: str, kind: str) -> Tensor:
 
 
 def labels(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    first, second = (torch.load(Path(options.folder) / f"{split}.pt", weights_only=True) for split in ("train", "test"))
+    files = (Path(options.folder) / f"{split}-{options.width}.pt" for split in ("train", "test"))
+    first, second = (torch.load(file, weights_only=True) for file in files)
     return first, second
 
 

@@ -12,16 +12,24 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from tiny_runs import command, said, tiny
+from torch import nn
 
 from wingspan import results, spec
+from wingspan.augment import Augment
+from wingspan.data.scenes import Scenes
 from wingspan.errors import UserError
+from wingspan.features import bank
 from wingspan.loop import pretrain
 from wingspan.measures.base import Measure, NotApplicableError
 from wingspan.measures.linear import PRESETS, Linear
+from wingspan.measures.spectrum import Spectrum
+from wingspan.network import Network
 from wingspan.results import Entry, label_of, measure_run, result_file, tables
 from wingspan.runs import RunFolder, read_json
+from wingspan.runtime import Runtime
 from wingspan.verbs._measures import measures
 
 QUICK = ("--measures", "linear_fast", "--set", "linear_fast.epochs=1")
@@ -199,13 +207,30 @@ def test_a_measures_name_tells_its_settings():
 
 
 def test_nan_features_name_the_run(runs, monkeypatch):
-    from wingspan.network import Network
-
     narrow = runs[0]
     h = Network.h
     monkeypatch.setattr(Network, "h", lambda self, views: h(self, views) * float("nan"))
     _, failed = measure_run(narrow, [(tiny().data, Linear())], "cpu")
     assert len(failed) == 1 and "narrow" in failed[0] and "not finite" in failed[0] and "rows 0, 1" in failed[0]
+
+
+def test_any_module_that_gives_a_vector_an_image_is_measured():
+    """As docs/measures.md shows it."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network, measure = Network(module, Augment(), Runtime("cpu")), Spectrum()
+    found = measure.measure(bank(network, Scenes(train=8, test=40, size=16), "mine", measure.needs), seed=0)
+    assert {number.n for number in found.numbers} == {40} and found.curves
+
+
+def test_few_numbers_are_printed_whole_and_many_in_part(runs, pets, capsys):
+    narrow = runs[0]
+    assert command("measure", narrow.path, *QUICK) == 0
+    told = said(capsys)
+    assert "Shown is one number" not in told and told.count("accuracy") >= 10 and "light" in told
+    assert command("measure", narrow.path, "--measures", "linear_fast,knn,sparsity,geometry", "--data", "own", pets) == 0
+    told = said(capsys)
+    assert "Shown is one number of each measure and image set" in told and "zeros per image" in told
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):

@@ -58,6 +58,52 @@ OBJECTIVE_DEFAULTS = {
     "supervised": {"smoothing": 0.0},
     "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
 }
+MEASURE_DEFAULTS = {
+    "backgrounds": {"fine_data": "", "lr": 0.003, "weight_decay": 0.01, "batch": 128, "epochs": 30},
+    "binary": {
+        "hidden": 2048,
+        "lr": 0.0001,
+        "linear_lr": 0.0001,
+        "weight_decay": 0.04,
+        "batch": 1024,
+        "epochs": 100,
+        "standardise": False,
+        "cosine": False,
+        "probes": ["linear", "mlp", "knn"],
+        "k": 20,
+        "temperature": 0.07,
+    },
+    "collisions": {"subsets": 8},
+    "few": {"fractions": [0.01, 0.1], "per_class": [5, 20], "draws": 3, "prior": 10.0},
+    "geometry": {"images": 2048},
+    "invariance": {"images": 1024, "epochs": 10},
+    "jacobian": {"images": 64, "exact": 256, "dims": 128},
+    "knn": {"k": 20, "temperature": 0.07},
+    "linear": {
+        "lr": 0.0001,
+        "weight_decay": 0.04,
+        "batch": 1024,
+        "epochs": 100,
+        "standardise": False,
+        "cosine": False,
+        "layers": False,
+        "augmented": False,
+        "grid_lr": [],
+        "grid_weight_decay": [],
+    },
+    "mlp": {
+        "hidden": 2048,
+        "lr": 0.0001,
+        "linear_lr": 0.0001,
+        "weight_decay": 0.04,
+        "batch": 1024,
+        "epochs": 100,
+        "standardise": False,
+        "cosine": False,
+    },
+    "sparsity": {},
+    "spectrum": {"images": 4096, "fit": [11, 100]},
+}
 
 
 def through_json(value: object) -> object:
@@ -68,6 +114,9 @@ def test_a_default_never_changes() -> None:
     assert through_json(Pretrain()) == DEFAULTS
     for name, numbers in OBJECTIVE_DEFAULTS.items():
         assert spec.to_json(spec.named(Objective, name)) == {"kind": name, **numbers}
+    for name, fields in MEASURE_DEFAULTS.items():  # a result is kept under a name made of what differs from them
+        assert spec.to_json(spec.named(Measure, name)) == {"kind": name, **fields}
+    assert set(MEASURE_DEFAULTS) == set(spec.files(Measure))
     assert spec.from_json(Pretrain, DEFAULTS) == Pretrain() == spec.from_json(Pretrain, {})
 
 

@@ -92,7 +92,7 @@ def limits(cells: pd.DataFrame, points: pd.DataFrame, scale: float) -> tuple[flo
     """All means, seeds and chance; bars only as far as they leave the lines readable (two seeds: t = 12.7)."""
     seen = np.concatenate([cells["mean"], points["value"], cells["chance"]]).astype(float)
     low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
-    room = max(high - low, 0.02 if scale != 1.0 else abs(high) * 0.05, 1e-9)
+    room = max(high - low, 0.02 if scale != 1.0 else abs(high) * 0.05 or 0.05)
     bar = reach(cells)
     bottom = max(float((cells["mean"] - bar).min()), low - 0.3 * room)
     top = min(float((cells["mean"] + bar).max()), high + 0.3 * room)

@@ -93,6 +93,7 @@ class Content:
     reading: str
     sections: Sequence[Section]
     curves: Sequence[Drawn]
+    curves_first: bool
     findings: Mapping[str, Sequence[Finding]]  # by line
     missing: Sequence[str]
     notes: Sequence[str]
@@ -102,7 +103,8 @@ class Content:
     @property
     def thumb(self) -> Markup:
         """The picture on the front page's card."""
-        shown = [drawn for section in self.sections for drawn in section.figures] + list(self.curves)
+        shown = [drawn for section in self.sections for drawn in section.figures]
+        shown = [*self.curves, *shown] if self.curves_first else [*shown, *self.curves]
         return shown[0].svgs[0] if shown else Markup("")
 
 
@@ -124,6 +126,7 @@ def content(
         reading=measure.reading if measure else "",
         sections=[_section(rows, study, runs, files) for rows in metrics(table)],
         curves=_curves(drawn, label, study, files),
+        curves_first=bool(measure and measure.curves_first),
         findings=by_line(compare(table)) if table["width"].nunique() > 1 else {},
         missing=missing(table, runs) if len(table) else [],
         notes=tuple(dict.fromkeys(notes)),

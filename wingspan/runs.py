@@ -3,7 +3,7 @@
 RUN/run.json            the run as a typed value, with its fingerprint
 RUN/provenance.json     versions, machine, command of every sitting
 RUN/metrics.jsonl       one line a step
-RUN/checkpoints/step-000000123/   weights (safetensors), optimiser, state.json; complete or absent
+RUN/checkpoints/step-000000123/   weights (safetensors), optimiser, online probe, state.json; complete or absent
 RUN/results/            what measures found, one file each
 RUN/done.json           present once training has finished
 """

@@ -125,7 +125,12 @@ def averages(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes(table: pd.DataFrame) -> pd.DataFrame:
-    """`averages` of the two roles minus the same seed's value at its line's narrowest width; one panel for each role."""
+    """`averages` of the two roles minus the same seed's value at its line's narrowest width; one panel for each role.
+
+    Empty where no task is the run's own.
+    """
+    if not (tidy(table)["role"] == OWN).any():  # variants of one task (backgrounds), whose mean says nothing
+        return table.iloc[:0]
     rows = averages(table)
     rows = rows[rows["role"] != GAP].assign(data="", classes=math.nan, chance=0.0, error=math.nan)
     rows["panel"] = rows["task"] = rows["role"].map({OWN: "own task", TRANSFER: "transfer tasks, mean"})

@@ -49,12 +49,16 @@ class Task:
 
 
 def tasks(bank: Bank, quantities: bool = True) -> list[Task]:
-    """Every task that both splits pose; a column with gaps is none. Raises NotApplicableError when there is none."""
+    """Every task that both splits pose. A column with gaps, or with a single class in training, is none.
+
+    Raises NotApplicableError when there is none.
+    """
     train, test = bank.train.images, bank.test.images
+    one_class = [name for name, values in train.labels.items() if len(values) and int(values.min()) == int(values.max())]
     found = [
         Task(name, len(classes), train.labels[name], test.labels[name])
         for name, classes in train.classes.items()
-        if name in train.labels and name in test.labels
+        if name in train.labels and name in test.labels and name not in one_class
     ]
     if quantities:
         found += [
@@ -62,6 +66,8 @@ def tasks(bank: Bank, quantities: bool = True) -> list[Task]:
             for name, values in train.quantities.items()
             if name in test.quantities and float(test.quantities[name].double().var()) > 0
         ]
+    if not found and one_class:
+        raise NotApplicableError(f"'{bank.data}' shows a single class of '{one_class[0]}' in training: nothing to tell apart.")
     if not found:
         raise NotApplicableError(f"'{bank.data}' has no labels to probe: name a column with --data.label.")
     return found

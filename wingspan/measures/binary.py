@@ -58,7 +58,7 @@ class Binary(Probes):
 
     def measure(self, bank: Bank, seed: int) -> Measured:
         posed = tasks(bank, quantities=False)
-        numbers = [ones(bank.test.h)]
+        numbers = []
         for name in self.probes:
             plain, binary = (self._answers(name, bank, posed, seed, binary) for binary in (False, True))
             for task, before, after in zip(posed, plain, binary, strict=True):
@@ -67,7 +67,8 @@ class Binary(Probes):
                     task.score(after, f"{name}, binary"),
                     gap(task, before, after, "accuracy lost to binarising", name),
                 ]
-        share, notes = numbers[0].value, []
+        numbers.append(ones(bank.test.h))
+        share, notes = numbers[-1].value, []
         if not 1 - _NEARLY_ALL < share < _NEARLY_ALL:
             notes.append(f"binary: {share:.1%} of the codes of '{bank.data}' are ones: h > 0 tells images hardly apart.")
         return Measured(tuple(numbers), notes=tuple(notes))

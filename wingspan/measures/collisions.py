@@ -40,6 +40,7 @@ class Collisions(Measure):
         "shows dimensions that repeat each other. It ends where no two images share a code: from there on the code tells every "
         "image from the others. It goes flat where images share their whole code, as dead ones (h = 0) do."
     )
+    curves_first: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"test"})
 
     subsets: int = 8

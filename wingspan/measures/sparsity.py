@@ -50,6 +50,7 @@ class Sparsity(Measure):
         "Images (or dimensions) sorted by their share of zeros. At large D the paper finds that 80 % of the images have at "
         "least half of their dimensions at zero; a dimension at 1 is dead, one at 0 never rests."
     )
+    curves_first: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"test"})
 
     def measure(self, bank: Bank, seed: int) -> Measured:

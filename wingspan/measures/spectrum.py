@@ -55,6 +55,7 @@ class Spectrum(Measure):
         "A rank is a number of directions: at most min(images, D). The eigenvalues' share against their index, both "
         "logarithmic: a straight line is a power law, a sharp fall a representation that uses few directions."
     )
+    curves_first: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"test"})
 
     images: int = 4096

@@ -13,28 +13,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.table import Table
 
 from wingspan import crew, spec, workbench
 from wingspan.data.base import Data
 from wingspan.data.hub import Hub
 from wingspan.errors import UserError
-from wingspan.measures.base import Measure
 from wingspan.pretrain import Pretrain, load_run
 from wingspan.progress import console
-from wingspan.results import Entry, Pair, known, label_of, progress_file, result_file
-from wingspan.runs import RunFolder, read_json
+from wingspan.results import Entry, Pair, known, progress_file
+from wingspan.runs import RunFolder
 from wingspan.stopping import stop_on_signals
 from wingspan.study import measure as measure_one
 from wingspan.verbs import _arguments as arguments
 from wingspan.verbs import _measures as asked_measures
+from wingspan.verbs._numbers import show
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def main(words: list[str]) -> int:
     failed = _carry_out(plan, options)
     out = options.out or (next(iter(runs)).path if len(runs) == 1 else Path("measured"))
     entries = [Entry(folder, run, {}) for folder, run in runs.items()]
-    _show(runs, {folder: _data_sets(run, wanted, settings) for folder, run in runs.items()}, measures)
+    show(runs, {folder: _data_sets(run, wanted, settings) for folder, run in runs.items()}, measures)
     outcome = workbench.present(_with_axes(entries), out, command, failed)
     for name, message in failed.items():
         console.print(f"[red]failed:[/] {name}: {message}", highlight=False, soft_wrap=True)
@@ -158,40 +156,3 @@ def _flat(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     for name, item in value.items():
         found |= _flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {f"{prefix}{name}": item}
     return found
-
-
-def _show(runs: Mapping[RunFolder, Pretrain], sets: Mapping[RunFolder, Sequence[Data]], measures: Sequence[Measure]) -> None:
-    """Print what was asked for: a table a measure and image set, a column a run."""
-    for index, measure in itertools.product(range(len(next(iter(sets.values())))), measures):
-        files = [result_file(folder, sets[folder][index], measure) for folder in runs]
-        found = [read_json(file) if file.exists() else {} for file in files]
-        name = f"{label_of(measure)} on {next(iter(sets.values()))[index].label_name}"
-        skipped = next((each["skipped"] for each in found if "skipped" in each), None)
-        if skipped:
-            console.print(f"note: {name}: {skipped}", highlight=False, soft_wrap=True)
-        numbers = [{(n["metric"], n["task"], n.get("series", "")): n for n in each.get("numbers", [])} for each in found]
-        rows = dict.fromkeys(key for each in numbers for key in each)
-        if not rows:
-            continue
-        table = Table(title=name)
-        for column in ("task", "metric", "", *(f"{_title(run)}" for run in runs.values()), "chance", "n"):
-            table.add_column(column, justify="left" if column in ("task", "metric", "") else "right")
-        for metric, task, series in rows:
-            each = [found_.get((metric, task, series)) for found_ in numbers]
-            one = next(number for number in each if number)
-            values = [_value(number, "value", metric, "error") if number else "–" for number in each]
-            table.add_row(task, metric, series, *values, _value(one, "chance", metric), f"{one['n']:,}")
-        console.print(table)
-
-
-def _title(run: Pretrain) -> str:
-    return f"{spec.kind_of(run.objective)}{os.linesep}D={run.backbone.D}" + (f" seed {run.seed}" if run.seed else "")
-
-
-def _value(number: Mapping[str, float | None], name: str, metric: str, error: str = "") -> str:
-    value, spread = number.get(name), number.get(error) if error else None
-    if value is None or value != value:
-        return ""
-    if "accuracy" in metric:
-        return f"{value:.2%}" + (f" ± {spread * 100:.2f}" if spread else "")
-    return f"{value:.4g}" + (f" ± {spread:.2g}" if spread else "")

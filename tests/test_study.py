@@ -224,3 +224,14 @@ def test_two_data_sets_of_one_name_are_refused(tmp_path: Path) -> None:
     same_name = (Hub(path=str(tmp_path / "a" / "pets")), Hub(path=str(tmp_path / "b" / "pets")))
     with pytest.raises(UserError, match=r"two data sets .* called 'pets'"):
         plan(Study("pets", "?", tiny(), {"width": widths(8)}, (Linear(),), same_name), tmp_path)
+
+
+def test_a_study_measures_what_is_asked_for(out, capsys):
+    words = [*WORDS, "--objectives", "simclr", "--measures", "linear_fast,sparsity", "--set", "linear_fast.epochs=1"]
+    assert command(*words, "--out", out) == 0
+    table = pd.read_parquet(out / "results.parquet")
+    assert set(table.measure) == {"linear_fast(epochs=1)", "sparsity"} and set(table.objective) == {"simclr"}
+    assert set(pd.read_parquet(out / "curves.parquet").measure) == {"sparsity"}
+    assert (out / "pages/sparsity.html").exists()
+    assert command(*words, "--measures", "linaer", "--out", out) == 2
+    assert "'linaer'" in said(capsys)

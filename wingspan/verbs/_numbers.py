@@ -36,17 +36,21 @@ def show(runs: Mapping[RunFolder, Pretrain], sets: Mapping[RunFolder, Sequence[D
     firsts = {(index, measure): key for index, measure, key in reversed(rows)}
     for index, name in enumerate(names):
         table = Table(title=name)
-        for column in ("measure", "task", "metric", *map(_title, runs.values()), "chance", "n"):
-            table.add_column(column, justify="left" if column in ("measure", "task", "metric") else "right")
+        for column in ("measure", "task", "metric"):
+            table.add_column(column, overflow="fold")
+        for column in (*map(_title, runs.values()), *(("chance", "n") if whole else ())):
+            table.add_column(column, justify="right", overflow="fold")
         last = None
         for (at, measure, key), each in rows.items():
             if at == index and (whole or firsts[at, measure] == key):
                 metric, task, series = key
                 one = next(number for number in each if number)
-                values = [_value(number, "value", metric, "error") if number else "–" for number in each]
+                error = "error" if whole else ""  # in the overview there is no room for it
+                values = [_value(number, "value", metric, error) if number else "–" for number in each]
+                values += [_value(one, "chance", metric), f"{one['n']:,}"] if whole else []
                 label = label_of(measure) if measure != last else ""
                 described = f"{metric}, {series}" if series else metric
-                table.add_row(label, task, described, *values, _value(one, "chance", metric), f"{one['n']:,}")
+                table.add_row(label, task, described, *values)
                 last = measure
         if table.row_count:
             console.print(table)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +238,16 @@ def test_a_run_that_is_none_is_refused(tmp_path):
         from wingspan.verbs.measure import main
 
         main([str(tmp_path / "absent")])
+
+
+@pytest.mark.parametrize("name", [*spec.files(Measure), *spec.presets(Measure)])
+def test_help_tells_every_setting_of_a_measure_and_when_to_change_it(name, capsys):
+    assert command("measure", "--measures", name, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    measure = spec.named(Measure, name)
+    assert lines[0].startswith(f"{name}: {measure.title}")
+    for field in fields(measure):
+        (at,) = (at for at, line in enumerate(lines) if line.startswith(f"  --set {name}.{field.name}="))
+        assert len(lines[at + 1].strip()) > 10, f"{field.name} has no docstring"
+        text = lines[at].strip().removeprefix("--set ")
+        assert measures([name], [text]) == [measure], "what help shows can be given back"

@@ -128,12 +128,13 @@ def _integer(text: str) -> int:
 
 def parse(kind: type[T], default: T, words: list[str], verb: str, description: str = "") -> T:
     """Read options into a dataclass; a misspelt one ends the program with status 2 and the nearest named."""
+    lines = [f"  {line}" if line.startswith("wingspan ") else line for line in description.splitlines()]
     return tyro.cli(
         kind,
         default=default,
         args=words,
         prog=f"wingspan {verb}",
-        description=description,
+        description="\n".join(lines),  # tyro flows lines together unless they are indented
         config=(tyro.conf.AvoidSubcommands,),
     )
 

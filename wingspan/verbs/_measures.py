@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import dataclasses
+import inspect
+import itertools
 import json
+import textwrap
 from collections.abc import Sequence
 
 from wingspan import spec
 from wingspan.errors import UserError, nearest
 from wingspan.measures.base import Measure
+from wingspan.results import label_of
 
 
 def help_text() -> str:
@@ -16,8 +22,37 @@ def help_text() -> str:
     lines = ["Measures (--measures NAME,NAME or all; --set NAME.FIELD=VALUE changes one):"]
     lines += [f"  {name:<14}{spec.file_class(Measure, name).title}" for name in spec.files(Measure)]
     presets = ", ".join(name for name in spec.presets(Measure))
-    lines += [f"  with other settings: {presets}", "Image sets: --data own | scenes | FOLDER | FILE | HUB-ID ..."]
+    lines += [f"  with other settings: {presets}", "", "Settings of a measure: wingspan measure --measures NAME --help"]
     return "\n".join(lines)
+
+
+def settings_text(measure: Measure) -> str:
+    """A measure's title, how its numbers are read, and every field with its value and when to change it."""
+    name = label_of(measure)
+    lines = [f"{name}: {measure.title} ({measure.source})", f"  {measure.reading}", ""]
+    said: dict[str, str] = {}
+    for kind in reversed(type(measure).__mro__):
+        if dataclasses.is_dataclass(kind):
+            said |= _said(kind)
+    for field in dataclasses.fields(measure):
+        lines.append(f"  --set {name}.{field.name}={json.dumps(getattr(measure, field.name))}")
+        lines.append(f"      {said.get(field.name, '')}")
+    return "\n".join(lines)
+
+
+def _said(kind: type) -> dict[str, str]:
+    """The docstrings that stand below the fields of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value).replace("\n", " ")
+        for field, text in itertools.pairwise(body.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def measures(words: Sequence[str], changes: Sequence[str]) -> list[Measure]:

@@ -5,6 +5,8 @@ wingspan measure runs/first --measures linear,mlp,knn                several mea
 wingspan measure runs/* --measures all --data own flowers/ mnist/    several runs and image sets, compared on one report
 wingspan measure runs/first --data clevr/ --data.fit squash          options of --data.* hold for every set named by --data
 
+--data takes own (what the run was trained on; the default), scenes, folders, files and hub ids.
+
 What was measured before is kept and not done again.
 """
 
@@ -49,8 +51,15 @@ class _Options:
 
 
 def main(words: list[str]) -> int:
-    if words and words[0] in ("-h", "--help"):
-        arguments.parse(_Options, _Options(Hub()), words, "measure RUN [RUN ...]", f"{__doc__}\n{asked_measures.help_text()}")
+    words = list(words)
+    if {"-h", "--help"} & set(words):
+        named = arguments.take_list(words, "--measures")
+        if named:
+            print("\n\n".join(map(asked_measures.settings_text, asked_measures.measures(named, []))))
+            return 0
+        arguments.parse(
+            _Options, _Options(Hub()), ["--help"], "measure RUN [RUN ...]", f"{__doc__}\n{asked_measures.help_text()}"
+        )
     paths = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     if not paths:
         raise UserError("which run? wingspan measure RUN [OPTIONS], RUN being the folder that wingspan pretrain wrote.")

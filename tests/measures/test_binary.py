@@ -19,7 +19,7 @@ from wingspan.measures.binary import PRESETS, Binary, codes, ones
 from wingspan.network import Network
 from wingspan.runtime import Runtime
 
-FAST = replace(PRESETS["binary_fast"], hidden=32, batch=64, lr=5e-3)
+FAST = replace(PRESETS["binary_fast"], hidden=32, batch=64, lr=5e-3, grid=())
 LOST = "accuracy lost to binarising"
 
 

@@ -14,9 +14,10 @@ from wingspan.chance import generator
 from wingspan.data.base import ImageSet, InMemory
 from wingspan.errors import UserError
 from wingspan.features import Bank, Split, extract
+from wingspan.measures._choice import split as held_out
 from wingspan.measures._tasks import tasks
 from wingspan.measures.base import NotApplicableError
-from wingspan.measures.linear import PRESETS, Linear, _split
+from wingspan.measures.linear import PRESETS, Linear
 from wingspan.network import Network
 from wingspan.runtime import Runtime
 
@@ -255,7 +256,7 @@ def test_a_grid_trains_every_task_with_the_recipe_chosen_for_it() -> None:
 
 def test_a_grid_is_judged_as_heads_trained_without_the_held_out_tenth_judge_it() -> None:
     given = only(bank(n_train=600, noise=3.0), "colour")
-    kept, held = _split(tasks(given), 600, seed=4)
+    kept, held = held_out(tasks(given), 600, seed=4)
     scores = {}
     for lr in GRID.grid_lr:
         for decay in GRID.grid_weight_decay:
@@ -282,12 +283,12 @@ def test_the_held_out_tenth_has_a_tenth_of_every_class() -> None:
     rare = (torch.rand(1000, generator=draw) ** 3 * 5).long()
     labels = {"colour": rare, "side": torch.randint(2, (1000,), generator=draw)}
     posed = tasks(Bank("made", split(torch.zeros(1000, D), labels), split(torch.zeros(1000, D), labels), "0"))
-    kept, held = _split(posed, 1000, seed=0)
+    kept, held = held_out(posed, 1000, seed=0)
     assert len(held) == 100 and sorted(torch.cat([kept, held]).tolist()) == list(range(1000))
     share = torch.bincount(rare[held], minlength=5) - torch.bincount(rare, minlength=5) / 10
     assert float(share.abs().max()) <= 1
     assert abs(int(labels["side"][held].sum()) - int(labels["side"].sum()) / 10) <= 5
-    assert not torch.equal(held, _split(posed, 1000, seed=1)[1])
+    assert not torch.equal(held, held_out(posed, 1000, seed=1)[1])
 
 
 def test_a_recipe_that_diverges_is_never_chosen_and_alone_says_so() -> None:

@@ -12,10 +12,11 @@ from wingspan.chance import generator
 from wingspan.data.base import ImageSet, InMemory
 from wingspan.errors import UserError
 from wingspan.features import Bank, Split
+from wingspan.measures._choice import split as held_out
 from wingspan.measures._heads import Recipe
 from wingspan.measures._inputs import Inputs
 from wingspan.measures._mlp import gap, mlp
-from wingspan.measures._tasks import Task
+from wingspan.measures._tasks import Task, tasks
 from wingspan.measures.base import Measured
 from wingspan.measures.linear import Linear
 from wingspan.measures.mlp import PRESETS, Mlp
@@ -23,7 +24,7 @@ from wingspan.network import Network
 from wingspan.runtime import Precision, Runtime
 
 D = 6
-FAST = replace(PRESETS["mlp_fast"], hidden=64, lr=5e-3, batch=64)
+FAST = replace(PRESETS["mlp_fast"], hidden=64, lr=5e-3, batch=64, grid=())
 EXACT = Runtime("cpu", "fp32")
 
 
@@ -202,3 +203,28 @@ def test_settings_that_cannot_train_are_refused(field: str) -> None:
 def test_a_negative_decay_is_refused() -> None:
     with pytest.raises(UserError, match=r"weight decay -0\.1"):
         Mlp(weight_decay=-0.1)
+
+
+def test_a_rate_is_chosen_for_each_probe_and_task_without_the_test_split() -> None:
+    """The rate that a tenth of the training rows prefers, trained again on all of them, is what the grid answers."""
+    h, side = drawn(600, D), torch.arange(600) % 2
+    h[:, 0] += 1.5 * side
+    given = bank(h, {"side": side, "noise": torch.randint(0, 2, (600,), generator=generator(1, "noise"))}, {})
+    grid = replace(FAST, epochs=4, linear_lr=0.1, grid=(1e-4, 1.0))
+    alone = {factor: by_name(replace(grid, grid=(factor,)).measure(given, 0)) for factor in grid.grid}
+    found = by_name(grid.measure(given, 0))
+    assert found["accuracy", "side", "mlp"] == alone[1.0]["accuracy", "side", "mlp"] > 0.7
+    assert found["accuracy", "side", "linear"] == alone[1.0]["accuracy", "side", "linear"] > 0.7
+    for probe in ("mlp", "linear"):
+        assert found["accuracy", "noise", probe] in [each["accuracy", "noise", probe] for each in alone.values()]
+    train = given.train
+    (task, _) = tasks(given)
+    kept, held = held_out([task], len(train.h), 0)
+    inputs = Inputs(train.h).standardised()
+    recipe = Recipe(FAST.lr, FAST.weight_decay, FAST.batch, 4, True)
+    direct = mlp(task, inputs, inputs, recipe, FAST.hidden, 0, EXACT, kept, held)
+    small = replace(task, train=task.train[kept])
+    own = replace(inputs, h=train.h[kept])
+    assert torch.equal(direct, mlp(small, own, replace(inputs, h=train.h[held]), recipe, FAST.hidden, 0, EXACT))
+    with pytest.raises(UserError, match=r"grid \(0.0,\)"):
+        replace(FAST, grid=(0.0,))

@@ -99,6 +99,7 @@ def ones(h: Tensor) -> Number:
 
 PRESETS = {
     "binary_fast": Binary(
-        hidden=256, lr=1e-3, linear_lr=1e-2, weight_decay=1e-2, batch=512, epochs=12, standardise=True, cosine=True
+        hidden=256, lr=1e-3, linear_lr=1e-2, weight_decay=1e-2, batch=512, epochs=12, standardise=True, cosine=True,
+        grid=(0.05, 0.2, 1.0),
     )
-}
+}  # fmt: skip

@@ -18,10 +18,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from wingspan.chance import generator, key
+from wingspan.chance import key
 from wingspan.data.base import Images
 from wingspan.errors import UserError
 from wingspan.features import Bank, Need, Split, room
+from wingspan.measures import _choice
 from wingspan.measures._heads import Heads, Recipe, Training, fit
 from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task, tasks
@@ -29,7 +30,6 @@ from wingspan.measures.base import Measure, Measured, NotApplicableError
 from wingspan.network import Network
 from wingspan.progress import bar
 
-_HELD_OUT = 10  # one training image in so many judges a grid's recipes
 _IMAGES = 512  # through the network at a time
 
 Fitted = dict[str, tuple[Inputs, list[Heads]]]  # per layer: how its features are read, and every task's heads
@@ -117,33 +117,12 @@ class Linear(Measure):
         notes = []
         for name, h in self._layers(bank.train).items():
             inputs, label = self._inputs(h), f"probe of {name} on {bank.data}"
-            recipes, told = self._choose(inputs, posed, seed, label)
+            recipes, told = _choice.linear(inputs, posed, self._recipes(), seed, label)
             once = list(dict.fromkeys(recipes))
             heads = dict(zip(once, fit(inputs, posed, once, seed, label=label), strict=True))
             fitted[name] = inputs, [heads[recipe] for recipe in recipes]
             notes += [f"{name}, {note}" if self.layers else note for note in told]
         return fitted, notes
-
-    def _choose(self, inputs: Inputs, posed: Sequence[Task], seed: int, label: str) -> tuple[list[Recipe], list[str]]:
-        """Every task's recipe, the best on a held-out tenth of the training split, the first of equals; and what to tell."""
-        recipes = self._recipes()
-        if len(recipes) == 1:
-            return recipes * len(posed), []
-        kept, held = _split(posed, len(inputs), seed)
-        if not len(held):
-            raise NotApplicableError(f"{label}: {len(inputs)} training images are too few to choose a recipe on a tenth.")
-        scores = [heads.scores(inputs, held) for heads in fit(inputs, posed, recipes, seed, kept, f"{label}, grid")]
-        chosen, notes = [], []
-        for task in posed:
-            judge = replace(task, test=task.train[held])
-            values = [judge.score(each[task.name]).value for each in scores]
-            best = recipes[max(range(len(recipes)), key=[v if math.isfinite(v) else -math.inf for v in values].__getitem__)]
-            chosen.append(best)
-            notes.append(
-                f"'{task.name}': lr {best.lr:g} and weight decay {best.weight_decay:g} were the best of {len(recipes)} "
-                "on a tenth of the training split."
-            )
-        return chosen, notes
 
     def _fit_augmented(self, bank: Bank, posed: Sequence[Task], seed: int) -> tuple[Fitted, list[str]]:
         """Features are scaled as the first epoch's views ask, in every epoch and at the test."""
@@ -163,18 +142,6 @@ class Linear(Measure):
                     begun.epoch(inputs, epoch)
                 shown.advance()
         return {name: (inputs, each.heads() * len(posed)) for name, (inputs, each) in training.items()}, []
-
-
-def _split(posed: Sequence[Task], N: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Training rows kept and held out. Rows are shuffled, sorted by their labels, and every tenth is held out: classes of the
-    first task are divided in proportion to within one row, those of the others nearly so."""
-    order = torch.randperm(N, generator=generator(seed, "probe grid"))
-    for task in reversed(posed):
-        if task.classes:
-            order = order[task.train[order].argsort(stable=True)]
-    held = torch.zeros(N, dtype=torch.bool)
-    held[order[_HELD_OUT // 2 :: _HELD_OUT]] = True
-    return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
 def _views(network: Network, images: Images, seed: int, epoch: int, layers: bool, store: dict[str, Tensor]) -> None:

@@ -32,6 +32,7 @@ DEFAULTS = {
         "kind": "scenes", "train": 10_000, "test": 2_000, "size": 32, "seed": 0, "target": "shape", "imbalance": 1.0,
         "priors": [], "bias": 0.0,
     },
+    "sampling": {"classes": 0, "imbalance": 1.0},
     "augment": {
         "size": 0, "scale": [0.08, 1.0], "ratio": [0.75, 1.3333333333333333], "flip": [0.5], "jitter": [0.8],
         "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grey": [0.2], "blur": [0.0],

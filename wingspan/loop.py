@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wingspan import augment as augmentation
-from wingspan import optim, sampling, spec
+from wingspan import optim, spec
 from wingspan.data.base import ImageSet
 from wingspan.errors import UserError
 from wingspan.online import Online
@@ -20,6 +20,7 @@ from wingspan.pretrain import Pretrain, Sitting, State, load_run, prepare
 from wingspan.progress import bar, tell
 from wingspan.runs import RunFolder, explained, write_json
 from wingspan.runtime import Runtime
+from wingspan.sampling import Sampler
 from wingspan.stopping import Interrupted, stop_on_signals
 
 
@@ -35,6 +36,7 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
             return folder
         images = run.data.load("train")
         tell(images.notes)
+        sampler = Sampler(run.sampling, images, run.batch, run.seed)
         runtime = Runtime(sitting.device, run.precision)
         state = prepare(run, images, runtime)
         if folder.checkpoints():
@@ -42,7 +44,7 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
         # Only now: what could not even begin must not keep the folder from the mended settings.
         write_json(folder.spec, {"fingerprint": spec.fingerprint(run), **spec.to_json(run)})
         folder.add_provenance()
-        _train(run, state, images, runtime, folder, sitting)
+        _train(run, state, images, sampler, runtime, folder, sitting)
     return folder
 
 
@@ -61,8 +63,16 @@ def _check_claim(folder: RunFolder, run: Pretrain, resume: bool) -> None:
         raise UserError(f"{folder.path} was begun before. To go on: wingspan pretrain --resume {folder.path}")
 
 
-def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, folder: RunFolder, sitting: Sitting) -> None:
-    per_epoch = sampling.steps_per_epoch(len(images), run.batch)
+def _train(
+    run: Pretrain,
+    state: State,
+    images: ImageSet,
+    sampler: Sampler,
+    runtime: Runtime,
+    folder: RunFolder,
+    sitting: Sitting,
+) -> None:
+    per_epoch = sampler.steps_per_epoch
     total = per_epoch * run.epochs
     identity, label = spec.fingerprint(run), f"{spec.kind_of(run.objective)} D={run.backbone.D} seed {run.seed}"
     saved = time.monotonic()
@@ -76,7 +86,7 @@ def _train(run: Pretrain, state: State, images: ImageSet, runtime: Runtime, fold
         stop_on_signals() as stop,
         bar(label, total, done=state.step, per_unit=run.batch * run.objective.views, things="views") as shown,
     ):
-        for indices, batch in _prefetched(run, images, state.step, total):
+        for indices, batch in _prefetched(sampler, images, state.step, total):
             began = time.monotonic()
             facts = step(run, state, runtime, images, indices, batch, total)
             facts |= online.after_step(indices, state.step, per_epoch)
@@ -135,11 +145,11 @@ def _finish(run: Pretrain, state: State, folder: RunFolder) -> None:
     write_json(folder.finished, facts)
 
 
-def _prefetched(run: Pretrain, images: ImageSet, start: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _prefetched(sampler: Sampler, images: ImageSet, start: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(indices, uint8 images) of every step, the next batch being read while this one is computed."""
 
     def fetch(at: int) -> tuple[Tensor, Tensor]:
-        indices = sampling.uniform(run.seed, at, len(images), run.batch)
+        indices = sampler.indices(at)
         return indices, images.images.batch(indices)
 
     with ThreadPoolExecutor(1) as pool:

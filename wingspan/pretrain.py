@@ -27,6 +27,7 @@ from wingspan.objectives.simclr import SimCLR
 from wingspan.optim import Optim
 from wingspan.runs import RunFolder, read_json
 from wingspan.runtime import Precision, Runtime
+from wingspan.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Pretrain:
 
     data: Data = Scenes()
     """Images to learn from."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """What batches are made of."""
     augment: Augment = field(default_factory=Augment)
     """What is drawn for a view."""
     backbone: Backbone = ResNet()
@@ -156,8 +159,6 @@ def check_identity(checkpoint: Path, identity: str) -> dict[str, Any]:
 
 def prepare(run: Pretrain, images: ImageSet, runtime: Runtime) -> State:
     """Fresh weights and optimiser for a run. Raises UserError when run and images do not fit together."""
-    if run.batch > len(images):
-        raise UserError(f"--batch {run.batch} is larger than the {len(images)} training images: use a smaller one.")
     classes = 0
     if run.objective.supervised:
         classes = len(images.task()[1])

@@ -155,6 +155,19 @@ def test_a_stop_keeps_what_was_measured(runs, pets, monkeypatch):
     assert found["data"]["name"] == "scenes"
 
 
+def test_a_published_set_is_named_with_its_folder(runs, tmp_path, capsys):
+    for kind in ("Forest", "River"):
+        for at in range(10):
+            file = tmp_path / "EuroSAT/2750" / kind / f"{kind}_{at + 1}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), (20 * at, 150, 90 if kind == "River" else 0)).save(file)
+    words = ("--data", "eurosat", "--data.folder", tmp_path / "EuroSAT")
+    assert command("measure", runs[0].path, *QUICK, *words) == 0, said(capsys)
+    (found,) = results_of(runs[0]).values()
+    assert found["data"]["name"] == "eurosat" and found["data"]["settings"]["size"] == 16
+    assert [number["n"] for number in found["numbers"]] == [4]
+
+
 def test_results_of_the_first_version_are_read(runs):
     """They had neither series nor error, and no step."""
     narrow = runs[0]

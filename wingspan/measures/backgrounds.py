@@ -144,7 +144,7 @@ class Backgrounds(Measure):
 
     def _fine_images(self, bank: Bank) -> ImageSet:
         side = bank.source.side if bank.source else bank.train.images.images.side
-        cache = bank.source.cache if isinstance(bank.source, Hub) else ""
+        cache = getattr(bank.source, "cache", "")
         images = Hub(path=self.fine_data, size=side, cache=cache).load("train")
         tell(images.notes)
         return images

@@ -70,7 +70,7 @@ def main(words: list[str]) -> int:
     measures = asked_measures.measures(named, changes)
     wanted = arguments.take_list(words, "--data") or []
     wanted += [given for flag in ("--data.path", "--data.name") if (given := arguments.take(words, flag))]
-    default = Hub(size=next(iter(runs.values())).data.side) if set(wanted) - {"own"} else next(iter(runs.values())).data
+    default = _default(next(iter(runs.values())), wanted)
     options = arguments.parse(_Options, _Options(default), words, "measure RUN [RUN ...]", __doc__ or "")
     settings = {
         field.name: getattr(options.data, field.name)
@@ -98,6 +98,15 @@ def main(words: list[str]) -> int:
     return 2 if failed else 0
 
 
+def _default(run: Pretrain, wanted: Sequence[str]) -> Data:
+    """The data set whose options the command line offers: the one set asked for by name, else any folder or hub id."""
+    others = [text for text in wanted if text != "own"]
+    if not others:
+        return run.data
+    named = len(others) == 1 and others[0] in spec.files(Data) and not Path(others[0]).exists()
+    return spec.override(spec.named(Data, others[0]) if named else Hub(), {"size": run.data.side})
+
+
 def _data_sets(run: Pretrain, wanted: Sequence[str], settings: Mapping[str, object]) -> list[Data]:
     """The image sets that a run is measured on, at the side its own images have.
 
@@ -108,11 +117,13 @@ def _data_sets(run: Pretrain, wanted: Sequence[str], settings: Mapping[str, obje
         if text == "own":
             found.append(run.data if wanted else dataclasses.replace(run.data, **settings))
         elif text in spec.files(Data) and not Path(text).exists() and text != "hub":
-            found.append(spec.override(spec.named(Data, text), {"size": run.data.side}))
+            given: Data = spec.override(spec.named(Data, text), {"size": run.data.side})
+            fields = {field.name for field in dataclasses.fields(given)}
+            found.append(dataclasses.replace(given, **{name: value for name, value in settings.items() if name in fields}))
         else:
             here = Path(text).exists() or text.startswith((".", "/", "~"))
-            given = Hub(path=text, size=run.data.side) if here else Hub(name=text, size=run.data.side)
-            found.append(dataclasses.replace(given, **settings))  # type: ignore[arg-type]
+            hub = Hub(path=text, size=run.data.side) if here else Hub(name=text, size=run.data.side)
+            found.append(dataclasses.replace(hub, **settings))  # type: ignore[arg-type]
     names = [data.label_name for data in found]
     for name in names:
         if names.count(name) > 1:

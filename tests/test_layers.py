@@ -19,7 +19,7 @@ FLOORS = {
     "pretrain": 4, "loop": 4, "online": 4,
     "forecast": 5, "recipes": 5, "network": 5, "features": 5, "sheet": 5,
     "measures": 6,
-    "crew": 7, "results": 7, "study": 7,
+    "crew": 7, "results": 7, "selection": 7, "evidence": 7, "claims": 7, "advice": 7, "study": 7,
     "experiments": 8,
     "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "pages": 9, "report": 9, "workbench": 9,
     "verbs": 10, "cli": 10,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 from wingspan import canvas, tables
 from wingspan.errors import UserError
 from wingspan.findings import compare, findings, missing
-from wingspan.report import Page, write
+from wingspan.report import Page, Ruling, write
 from wingspan.tables import averages, changes, number, summary
 
 TASKS = {"shape": "in-distribution", "colour": "transfer", "size": "transfer"}
@@ -272,3 +273,15 @@ def test_nothing_measured_is_said(tmp_path: Path) -> None:
 def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no picture"):
         write(page(grid(("simclr",)), pictures={"x": tmp_path / "nowhere.png"}), tmp_path)
+
+
+def test_claims_head_the_page_with_their_verdicts(tmp_path: Path) -> None:
+    rulings = (
+        Ruling("accuracy <rises> with D", "Figure 2", "holds", "slope +1.5 points a doubling, 95 % interval 0.5..2.5, 3 seeds"),
+        Ruling("the gap closes", "Figure 8", "undecided", "one seed"),
+    )
+    text = write(replace(page(grid()), rulings=rulings), tmp_path).read_text()
+    assert "accuracy &lt;rises&gt; with D" in text and "0.5..2.5, 3 seeds" in text
+    assert text.index("Claims</h2>") < text.index("What the numbers say")
+    assert "<b>holds</b>" in text and "<b>undecided</b>" in text
+    assert "Claims</h2>" not in write(page(grid()), tmp_path).read_text()

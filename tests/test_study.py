@@ -235,3 +235,14 @@ def test_a_study_measures_what_is_asked_for(out, capsys):
     assert (out / "pages/sparsity.html").exists()
     assert command(*words, "--measures", "linaer", "--out", out) == 2
     assert "'linaer'" in said(capsys)
+
+
+def test_studies_that_share_a_folder_of_runs_train_what_they_have_in_common_once(done, tmp_path):
+    shared = tmp_path / "runs"
+    shutil.copytree(done / "runs", shared)
+    before = {file: file.stat().st_mtime_ns for file in shared.rglob("learner.safetensors")}
+    assert len(before) == len(PLAN)
+    assert command(*WORDS, "--runs", shared, "--out", tmp_path / "other") == 0
+    assert {file: file.stat().st_mtime_ns for file in shared.rglob("learner.safetensors")} == before
+    assert not (tmp_path / "other/runs").exists()
+    pd.testing.assert_frame_equal(*(pd.read_parquet(each / "results.parquet") for each in (done, tmp_path / "other")))

@@ -19,7 +19,18 @@ from wingspan.measures.base import Measure
 from wingspan.pages import Content, Files
 from wingspan.tables import number, tidy
 
-__all__ = ["Page", "compare", "headlines", "write"]
+__all__ = ["Page", "Ruling", "compare", "headlines", "write"]
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What became of one claim: its words, where it comes from, the verdict (holds, fails, undecided, not measured), and the
+    sentence with the numbers that decide it."""
+
+    claim: str
+    source: str
+    word: str
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Page:
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     measures: Mapping[str, Measure] = field(default_factory=dict)
     measured_notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rulings: Sequence[Ruling] = ()
 
 
 def write(page: Page, folder: Path) -> Path:

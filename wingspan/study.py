@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from wingspan import crew, spec
+from wingspan.claims import Claim
 from wingspan.data.base import Data
 from wingspan.errors import UserError, nearest
 from wingspan.loop import pretrain
@@ -47,6 +48,9 @@ class Study:
     measures: tuple[Measure, ...]
     transfers: tuple[Data, ...] = ()  # data sets probed beside the one pretrained on
     notes: tuple[str, ...] = ()
+    source: str = ""  # the paper's figure or table that it repeats
+    claims: tuple[Claim, ...] = ()  # what the paper says; judged on the study's own numbers
+    runs: Path | None = None  # where runs are kept; studies that share the folder share runs of equal settings
 
     def with_axis(self, name: str, labels: tuple[str, ...]) -> Study:
         """The study with an axis cut down to some labels. `width` and `seed` take any integer.
@@ -89,7 +93,7 @@ def plan(study: Study, out: Path) -> list[Cell]:
             changes |= study.axes[axis][label]
         run = spec.override(study.base, changes)
         banks(study, run)
-        cells.append(Cell(place, run, RunFolder(out / "runs" / run.name)))
+        cells.append(Cell(place, run, RunFolder((study.runs or out / "runs") / run.name)))
     return cells
 
 
@@ -184,7 +188,7 @@ def run_table(study: Study, out: Path, failed: Mapping[str, str]) -> pd.DataFram
         if cell.folder.path.name in failed:
             status = f"failed: {failed[cell.folder.path.name]}"
         elif status != "done" and cell.folder.started():
-            status = "cut short"
+            status = "not measured" if cell.folder.done() else "cut short"
         facts = read_json(cell.folder.finished) if cell.folder.done() else {}
         rows.append({**identity(_entry(study, cell)), **facts, "status": status})
     return pd.DataFrame(rows)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from wingspan import report, spec
 from wingspan import study as studies
+from wingspan.claims import judge
 from wingspan.errors import UserError
 from wingspan.pretrain import Sitting
 from wingspan.progress import console
@@ -47,8 +48,17 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str) -> 
         curves=found.curves,
         measures=found.measures,
         measured_notes=found.notes,
+        rulings=rulings(study, found.numbers),
     )
+    for ruling in page.rulings:
+        console.print(f"  claim: {ruling.claim}. {ruling.evidence}", highlight=False, soft_wrap=True)
     return Outcome(found.numbers, _write(page, found, out), failed)
+
+
+def rulings(study: Study, table: pd.DataFrame) -> tuple[report.Ruling, ...]:
+    """What became of each of a study's claims."""
+    verdicts = [(claim, judge(claim, table)) for claim in study.claims]
+    return tuple(report.Ruling(claim.text, study.source, verdict.word, verdict.sentence) for claim, verdict in verdicts)
 
 
 def present(entries: Sequence[Entry], out: Path, command: str, failed: Mapping[str, str]) -> Outcome:

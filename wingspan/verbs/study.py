@@ -41,6 +41,9 @@ class _Options:
     """Other data sets to probe: folders, Parquet files or hub ids."""
     out: Path | None = None
     """The study's folder. Left out: studies/ and name and scale."""
+    runs: Path | None = None
+    """Folder that the runs are kept in. Studies given the same one train what they have in common once. Left out: the study's
+    own."""
     jobs: int = 0
     """Runs at a time. 0: on a CPU one a core, at most 4; on a GPU one. Lower it when memory runs short."""
     dry_run: bool = False
@@ -89,9 +92,10 @@ def _list() -> None:
     console.print("usage: wingspan study NAME [--scale SCALE] [OPTIONS]; wingspan study NAME --help\n", highlight=False)
     for name in names():
         module = importlib.import_module(f"wingspan.experiments.{name}")
-        console.print(
-            f"  {name:<10}{(module.__doc__ or '').partition(chr(10))[0]} ({', '.join(module.SCALES)})", highlight=False
-        )
+        about = f"  {name:<10}{(module.__doc__ or '').partition(chr(10))[0]} ({', '.join(module.SCALES)})"
+        console.print(about, highlight=False, soft_wrap=True)
+        for claim in module.study("small").claims:
+            console.print(f"{'':<14}claim: {claim.text}", highlight=False, soft_wrap=True)
 
 
 def _adapted(study: Study, options: _Options) -> Study:
@@ -109,7 +113,7 @@ def _adapted(study: Study, options: _Options) -> Study:
                     f"lost: use --widths, --seeds or --objectives, or wingspan pretrain for a single run."
                 )
     extra = tuple(_transfer(text, options.run) for text in options.transfers)
-    return dataclasses.replace(study, base=options.run, transfers=(*study.transfers, *extra))
+    return dataclasses.replace(study, base=options.run, runs=options.runs, transfers=(*study.transfers, *extra))
 
 
 def _transfer(text: str, run: Pretrain) -> Data:

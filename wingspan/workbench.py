@@ -94,7 +94,7 @@ def _write(page: report.Page, found: Tables, out: Path) -> Path:
         if not found.curves.empty:
             found.curves.to_parquet(out / "curves.parquet", index=False)
     path = report.write(page, out)
-    for finding in report.headlines(found.numbers):
+    for finding in report.headlines(found.numbers) if not page.rulings else ():  # the claims say what was asked
         console.print(f"  {finding}", highlight=False, soft_wrap=True)
     return path
 

@@ -91,6 +91,9 @@ class Flat:
             )
 
 
+Kind = Trend | Difference | Shrinks | Extreme | Flat
+
+
 @dataclass(frozen=True)
 class Claim:
     """A sentence and what decides it."""
@@ -98,7 +101,7 @@ class Claim:
     text: str
     where: Where
     """The rows it is about, such as objective, measure, metric, series, role."""
-    kind: Trend | Difference | Shrinks | Extreme | Flat
+    kind: Kind
 
 
 @dataclass(frozen=True)

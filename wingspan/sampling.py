@@ -60,7 +60,7 @@ class Sampler:
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in one pass; the rest of the images waits for another epoch's order."""
-        return len(self.rows) // self.batch
+        return steps_per_epoch(len(self.rows), self.batch)
 
     def indices(self, step: int) -> Tensor:
         """Indices (batch,) int64 of a step's images."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from wingspan.evidence import quantile
+
 OWN, TRANSFER, GAP = "in-distribution", "transfer", "transfer minus in-distribution"
 ORDER = ("supervised", "simclr", "vicreg", "byol", "barlow")
 KEYS = ["measure", "metric", "series", "line", "objective", "role", "data", "task", "panel", "width"]
@@ -59,18 +61,8 @@ def metrics(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def t95(degrees: int) -> float:
-    """Student's t with P(|T| <= t) = 0.95: the finite series for whole degrees (Abramowitz and Stegun 26.7.3, 26.7.4)."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        odd, total, term = degrees % 2, 0.0, math.cos(angle) ** (degrees % 2)
-        for power in range(odd, degrees - 1, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * (power + 1) / (power + 2)
-        within = math.sin(angle) * total
-        within = 2 / math.pi * (angle + within) if odd else within
-        low, high = (angle, high) if within < 0.95 else (low, angle)
-    return math.tan(low) * math.sqrt(degrees)
+    """Student's t with P(|T| <= t) = 0.95."""
+    return quantile(0.95, degrees)
 
 
 def half_width(values: pd.Series[float]) -> float:

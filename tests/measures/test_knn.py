@@ -18,7 +18,7 @@ from wingspan.data.base import ImageSet, InMemory
 from wingspan.errors import UserError
 from wingspan.features import Bank, Split
 from wingspan.measures import _neighbours
-from wingspan.measures._neighbours import cosine, cosine_votes, hamming, hamming_votes
+from wingspan.measures._neighbours import cosine, hamming
 from wingspan.measures.base import NotApplicableError
 from wingspan.measures.knn import Knn
 
@@ -117,7 +117,7 @@ def test_the_smallest_and_largest_features_of_half_precision() -> None:
 def test_cosine_votes_are_scikit_learns(temperature: float) -> None:
     given = bank()
     labels, C = given.train.images.labels["colour"], TASKS["colour"]
-    votes = cosine_votes(given.train.h, labels, C, given.test.h, 20, temperature)
+    votes = cosine(given.train.h, given.test.h, 20).votes(labels, C, temperature)
     oracle = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d) / temperature), metric="cosine", algorithm="brute")
     shares = oracle.fit(given.train.h.double().numpy(), labels.numpy()).predict_proba(given.test.h.double().numpy())
     assert np.allclose(votes / votes.sum(1, keepdim=True), shares, atol=1e-4)
@@ -127,7 +127,7 @@ def test_hamming_votes_are_scikit_learns_where_no_tie_decides() -> None:
     given = bank(width=400)
     labels, C = given.train.images.labels["colour"], TASKS["colour"]
     train, test = given.train.h > 0, given.test.h > 0
-    votes = hamming_votes(bits.pack(given.train.h), labels, C, bits.pack(given.test.h), 400, 9)
+    votes = hamming(bits.pack(given.train.h), bits.pack(given.test.h), 400, 9).votes(labels, C)
     oracle = KNeighborsClassifier(9, weights="uniform", metric="hamming", algorithm="brute")
     shares = oracle.fit(train.numpy(), labels.numpy()).predict_proba(test.numpy())
     nearest = torch.sort((test.unsqueeze(1) != train).sum(2), dim=1).values

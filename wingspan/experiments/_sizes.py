@@ -15,7 +15,7 @@ from typing import Any
 
 from wingspan import augment, spec
 from wingspan.backbones.resnet import ResNet
-from wingspan.claims import Claim, Difference, Extreme, Flat, Shrinks, Trend
+from wingspan.claims import Claim, Kind
 from wingspan.data.hub import Hub
 from wingspan.data.scenes import Scenes
 from wingspan.experiments._objectives import objectives
@@ -23,9 +23,8 @@ from wingspan.measures.base import Measure
 from wingspan.pretrain import Pretrain
 from wingspan.recipes import PAPER, SMALL
 from wingspan.results import label_of
-from wingspan.study import Axis
+from wingspan.study import Axis, Study, seeds, widths
 
-Kind = Trend | Difference | Shrinks | Extreme | Flat
 SCALES = ("smoke", "small", "paper")
 NOTE = "The last block has a projection shortcut at every width, so that width alone changes."
 IMAGENET = Hub(name="ILSVRC/imagenet-1k", split_test="validation", size=224)
@@ -83,14 +82,35 @@ def projectors(*texts: str) -> Axis:
     return {text or "none": {"projector": text} for text in texts}
 
 
-OWN = {"role": "in-distribution"}
-
-
 def claim(text: str, measure: Measure, metric: str, kind: Kind, **where: object) -> Claim:
     """A claim on one metric of one measure on the run's own images, unless `where` says otherwise."""
-    return Claim(text, {"measure": label_of(measure), "metric": metric, **OWN, **where}, kind)
+    return Claim(text, {"measure": label_of(measure), "metric": metric, "role": "in-distribution", **where}, kind)
 
 
 def sampling(classes: int) -> Axis:
     """Batches as they come, and batches of a few classes (Assran et al. 2022a)."""
     return {"uniform": {}, f"{classes} classes a batch": {"sampling.classes": classes}}
+
+
+def against_width(
+    scale: str,
+    name: str,
+    question: str,
+    source: str,
+    measure: Measure,
+    objectives: tuple[str, ...],
+    claims: tuple[Claim, ...],
+    paper: tuple[int, ...] = (512, 2048, 8192, 32768),
+) -> Study:
+    """The study of one measure by objective and D. paper: the widths at that scale."""
+    D, repeats = {"smoke": ((8, 16), (0,)), "small": ((64, 512, 2048), (0, 1)), "paper": (paper, (0,))}[scale]
+    return Study(
+        name=name,
+        question=question,
+        base=base(scale),
+        axes={"seed": seeds(*repeats), "objective": methods(scale, *objectives), "width": widths(*D)},
+        measures=(measure,),
+        source=source,
+        claims=claims,
+        notes=(NOTE,),
+    )

@@ -7,29 +7,21 @@ from __future__ import annotations
 
 from wingspan.claims import Trend
 from wingspan.experiments import _sizes
-from wingspan.study import Study, seeds, widths
+from wingspan.study import Study
 
 SCALES = _sizes.SCALES
-
-_SIZES = {
-    # D, seeds
-    "smoke": ((8, 16), (0,)),
-    "small": ((64, 512, 2048), (0, 1)),
-    "paper": ((512, 32768), (0,)),
-}
 
 
 def study(scale: str) -> Study:
     """The study at one of its scales."""
-    D, repeats = _SIZES[scale]
     measure = _sizes.measure("sparsity", scale)
-    return Study(
-        name="fig7",
-        question="Is a representation sparse when its last block is wider than the projector?",
-        base=_sizes.base(scale),
-        axes={"seed": seeds(*repeats), "objective": _sizes.methods(scale, "vicreg"), "width": widths(*D)},
-        measures=(measure,),
-        source="Figure 7",
+    return _sizes.against_width(
+        scale,
+        "fig7",
+        "Is a representation sparse when its last block is wider than the projector?",
+        "Figure 7",
+        measure,
+        ("vicreg",),
         claims=(
             _sizes.claim(
                 "more images have half of their dimensions at zero the wider the last block is",
@@ -39,5 +31,5 @@ def study(scale: str) -> Study:
             ),
             _sizes.claim("the share of zeros rises with D", measure, "zeros per image", Trend("rises")),
         ),
-        notes=(_sizes.NOTE,),
+        paper=(512, 32768),
     )

@@ -7,29 +7,21 @@ from __future__ import annotations
 
 from wingspan.claims import Trend
 from wingspan.experiments import _sizes
-from wingspan.study import Study, seeds, widths
+from wingspan.study import Study
 
 SCALES = _sizes.SCALES
-
-_SIZES = {
-    # D, seeds
-    "smoke": ((8, 16), (0,)),
-    "small": ((64, 512, 2048), (0, 1)),
-    "paper": ((2048, 32768), (0,)),
-}
 
 
 def study(scale: str) -> Study:
     """The study at one of its scales."""
-    D, repeats = _SIZES[scale]
     measure = _sizes.measure("binary", scale)
-    return Study(
-        name="fig9",
-        question="Does keeping only h > 0 lose less the wider the representation is?",
-        base=_sizes.base(scale),
-        axes={"seed": seeds(*repeats), "objective": _sizes.methods(scale, "simclr"), "width": widths(*D)},
-        measures=(measure,),
-        source="Figure 9",
+    return _sizes.against_width(
+        scale,
+        "fig9",
+        "Does keeping only h > 0 lose less the wider the representation is?",
+        "Figure 9",
+        measure,
+        ("simclr",),
         claims=(
             *(
                 _sizes.claim(
@@ -43,5 +35,5 @@ def study(scale: str) -> Study:
                 for role in ("in-distribution", "transfer")
             ),
         ),
-        notes=(_sizes.NOTE,),
+        paper=(2048, 32768),
     )

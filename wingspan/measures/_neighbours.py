@@ -78,16 +78,6 @@ def hamming(bank: Tensor, queries: Tensor, width: int, k: int, label: str = "nea
     return Neighbours((found >> 31).int(), found % _INDEX)
 
 
-def cosine_votes(bank_h: Tensor, labels: Tensor, classes: int, query_h: Tensor, k: int, temperature: float) -> Tensor:
-    """Weights of the classes (M, classes) among the k nearest of bank_h (N, D) to query_h (M, D). labels (N,) int64."""
-    return cosine(bank_h, query_h, k).votes(labels, classes, temperature)
-
-
-def hamming_votes(bank_bits: Tensor, labels: Tensor, classes: int, query_bits: Tensor, width: int, k: int) -> Tensor:
-    """Numbers of neighbours of every class (M, classes) among the k nearest codes of `width` bits. labels (N,) int64."""
-    return hamming(bank_bits, query_bits, width, k).votes(labels, classes)
-
-
 def _search(
     bank: Tensor,
     queries: Tensor,

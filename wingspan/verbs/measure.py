@@ -77,19 +77,15 @@ def main(words: list[str]) -> int:
         for field in dataclasses.fields(default)
         if getattr(options.data, field.name) != getattr(default, field.name)
     }
+    sets = {folder: _data_sets(run, wanted, settings) for folder, run in runs.items()}
     plan = {
-        folder: [
-            (data, measure)
-            for data in _data_sets(run, wanted, settings)
-            for measure in measures
-            if options.again or not known(folder, data, measure)
-        ]
-        for folder, run in runs.items()
+        folder: [(data, measure) for data in each for measure in measures if options.again or not known(folder, data, measure)]
+        for folder, each in sets.items()
     }
     failed = _carry_out(plan, options)
     out = options.out or (next(iter(runs)).path if len(runs) == 1 else Path("measured"))
     entries = [Entry(folder, run, {}) for folder, run in runs.items()]
-    show(runs, {folder: _data_sets(run, wanted, settings) for folder, run in runs.items()}, measures)
+    show(runs, sets, measures)
     outcome = workbench.present(_with_axes(entries), out, command, failed)
     for name, message in failed.items():
         console.print(f"[red]failed:[/] {name}: {message}", highlight=False, soft_wrap=True)

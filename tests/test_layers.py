@@ -17,11 +17,13 @@ FLOORS = {
     "backbones": 2, "projector": 2, "objectives": 2,
     "learner": 3, "optim": 3,
     "pretrain": 4, "loop": 4, "online": 4,
-    "forecast": 5, "recipes": 5, "network": 5, "features": 5, "sheet": 5,
+    "forecast": 5, "rate": 5, "recipes": 5, "network": 5, "features": 5, "sheet": 5,
     "measures": 6,
-    "crew": 7, "results": 7, "selection": 7, "evidence": 7, "claims": 7, "advice": 7, "study": 7,
+    "crew": 7, "results": 7, "selection": 7, "evidence": 7, "claims": 7, "advice": 7, "proxy": 7, "prices": 7, "study": 7,
     "experiments": 8,
-    "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "pages": 9, "report": 9, "workbench": 9,
+    "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "frontier": 9,
+    "pages": 9, "report": 9, "workbench": 9,
+    "costs": 9, "slurm": 9, "bill": 9,
     "verbs": 10, "cli": 10,
 }  # fmt: skip
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

@@ -13,8 +13,9 @@ import pytest
 from made_pages import Reader, axes_of, curve_rows, page, panels, rows
 from PIL import Image
 
-from wingspan import layout
+from wingspan import layout, spec
 from wingspan.findings import headlines, leading, missing, result
+from wingspan.measures.base import Measure
 from wingspan.measures.linear import Linear
 from wingspan.report import write
 from wingspan.tables import tidy
@@ -226,3 +227,16 @@ def test_strange_names_are_escaped_and_measures_of_one_stem_get_files_of_their_o
         assert not any(attrs.get("id") == "x" for _, attrs in seen.tags)
         assert all((each.parent / link).is_file() for link in seen.links())
     assert {each.parent.name for each in tmp_path.rglob("*.png")} == {"pages"}
+
+
+def test_published_numbers_stand_below_the_measure_of_the_same_kind(tmp_path: Path) -> None:
+    ours = pd.concat([rows("linear_fast"), rows("knn", tasks=("shape",))])
+    theirs = rows("linear", objectives=("simclr", "byol"), widths=(512, 32768), sets=("imagenet1k",), tasks=("",))
+    theirs = theirs.drop(columns=["classes", "n", "chance", "error"])
+    measures = {"linear_fast": spec.named(Measure, "linear_fast"), "knn": spec.named(Measure, "knn")}
+    write(page(ours, measures=measures, published=theirs, published_from="The paper's Table 0"), tmp_path)
+    linear, knn = ((tmp_path / "pages" / f"{name}.html").read_text() for name in ("linear_fast", "knn"))
+    assert "The paper&#39;s Table 0: accuracy</h2>" in linear and "Table 0" not in knn
+    assert linear.index("Table 0") > linear.index("accuracy against width</h2>")
+    assert "32768" in linear and "imagenet1k" in linear and "One run a number." in linear
+    assert (tmp_path / "pages" / "paper-linear-accuracy.png").stat().st_size > 10_000

@@ -278,10 +278,16 @@ def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_claims_head_the_page_with_their_verdicts(tmp_path: Path) -> None:
     rulings = (
         Ruling("accuracy <rises> with D", "Figure 2", "holds", "slope +1.5 points a doubling, 95 % interval 0.5..2.5, 3 seeds"),
-        Ruling("the gap closes", "Figure 8", "undecided", "one seed"),
+        Ruling("the gap closes", "Figure 8", "undecided", "one seed", "By -2.5 points"),
+        Ruling("codes collide", "Appendix C", "not measured", "no number"),
     )
     text = write(replace(page(grid()), rulings=rulings), tmp_path).read_text()
     assert "accuracy &lt;rises&gt; with D" in text and "0.5..2.5, 3 seeds" in text
     assert text.index("Claims</h2>") < text.index("What the numbers say")
-    assert "<b>holds</b>" in text and "<b>undecided</b>" in text
+    assert '<span class="word holds">holds</span>' in text and '<span class="word not-measured">not measured</span>' in text
+    assert "<b>1</b> holds <b>1</b> undecided <b>1</b> not measured, of 3." in text
+    assert text.count("<dt>paper</dt>") == 3 and text.count("no number in its text") == 2
+    assert "By -2.5 points (one run a number)" in text
+    alone = write(replace(page(grid()), rulings=rulings[:1]), tmp_path).read_text()
+    assert "<dt>paper</dt>" not in alone, "a study whose figure prints no number says nothing of it"
     assert "Claims</h2>" not in write(page(grid()), tmp_path).read_text()

@@ -116,6 +116,8 @@ class Verdict:
     p: float | None = None  # one-sided, toward the claim; unadjusted for several comparisons
     unit: str = ""
     sentence: str = ""
+    told: str = ""
+    """The part of the sentence that names the statistic and gives it, without verdict and interval."""
 
 
 def judge(claim: Claim, table: pd.DataFrame) -> Verdict:
@@ -168,8 +170,9 @@ def _verdict(
     away = f", {len(grid.seeds) - n} left out for lack of a value" if len(grid.seeds) > n else ""
     tail = "" if p is None else f"; one-sided p = {p:.2g}"
     seeds = f"n = {n} seed{'s' * (n > 1)}{away}{over}"
-    text = f"{word.capitalize()}: {what} {_number(sample.mean, grid.unit)}{unit} ({interval}; {seeds}{tail}{more})."
-    return Verdict(word, sample.mean, low, high, n, p, grid.unit, text)
+    told = f"{what} {_number(sample.mean, grid.unit)}{unit}"
+    text = f"{word.capitalize()}: {told} ({interval}; {seeds}{tail}{more})."
+    return Verdict(word, sample.mean, low, high, n, p, grid.unit, text, told)
 
 
 def _number(value: float, unit: str) -> str:

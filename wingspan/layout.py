@@ -14,6 +14,11 @@ from wingspan.tables import OWN, summary
 CROWDED = 6  # panels, beyond which data sets are shown apart
 
 
+def widths_vary(rows: pd.DataFrame) -> bool:
+    """Whether a line has numbers at two widths or more: else there is nothing to compare along D."""
+    return bool((rows.groupby("line")["width"].nunique() > 1).any()) if len(rows) else False
+
+
 def groups(rows: pd.DataFrame, table: bool = False) -> list[tuple[str, pd.DataFrame]]:
     """The rows of one metric, whole under ""; by data set where they are too many panels, or columns of a table, for one."""
     series, sets = rows["series"].nunique(), list(dict.fromkeys(rows["data"]))

@@ -13,11 +13,11 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from wingspan import canvas, curves, layout, spec
+from wingspan import canvas, curves, frontier, layout, spec
 from wingspan.canvas import Picture
 from wingspan.findings import Finding, compare, missing, result
 from wingspan.measures.base import Measure
-from wingspan.tables import OWN, changes, difference, metrics, number, scale_of, scored, spoken, spread, summary, unit_of
+from wingspan.tables import OWN, changes, difference, metrics, number, scale_of, scored, spoken, spread, summary, tidy, unit_of
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Section:
 
     name: str
     unit: str
-    flat: bool  # one width only
+    against: str  # what its numbers are drawn against; "" where all are of one width
     figures: Sequence[Drawn]
     change: Sequence[Drawn]  # one or none
     tables: Sequence[Grid]
@@ -99,6 +99,7 @@ class Content:
     notes: Sequence[str]
     settings: str
     result: str
+    published: Sequence[Section] = ()  # the same from a publication
 
     @property
     def thumb(self) -> Markup:
@@ -127,12 +128,20 @@ def content(
         sections=[_section(rows, study, runs, files) for rows in metrics(table)],
         curves=_curves(drawn, label, study, files),
         curves_first=bool(measure and measure.curves_first),
-        findings=by_line(compare(table)) if table["width"].nunique() > 1 else {},
+        findings=by_line(compare(table)) if layout.widths_vary(table) else {},
         missing=missing(table, runs) if len(table) else [],
         notes=tuple(dict.fromkeys(notes)),
         settings=json.dumps(spec.to_json(measure), indent=2, ensure_ascii=False, default=str) if measure else "",
         result=result(table),
     )
+
+
+def published(table: pd.DataFrame, source: str, files: Files) -> list[Section]:
+    """A publication's numbers, drawn as our own are; empty for an empty table."""
+    if table.empty:
+        return []
+    rows = tidy(table)
+    return [replace(_section(part, source, rows, files, "paper-"), note="One run a number.") for part in metrics(rows)]
 
 
 def by_line(said: Sequence[Finding]) -> dict[str, list[Finding]]:
@@ -159,7 +168,7 @@ def _drawn(shown: Picture, heading: str, note: str, title: str, wanted: str, fil
     return Drawn(heading, legend if len(legend) > 1 else [], svgs, note, name, kind)
 
 
-def _section(rows: pd.DataFrame, study: str, runs: pd.DataFrame, files: Files) -> Section:
+def _section(rows: pd.DataFrame, study: str, runs: pd.DataFrame, files: Files, prefix: str = "") -> Section:
     measure, metric = str(rows["measure"].iloc[0]), str(rows["metric"].iloc[0])
     scale, name = scale_of(metric), spoken(metric)
     unit = f", {unit_of(metric)}" if unit_of(metric) else ""
@@ -167,20 +176,25 @@ def _section(rows: pd.DataFrame, study: str, runs: pd.DataFrame, files: Files) -
     parts, cells, flat = layout.groups(shown_rows), summary(rows), rows["width"].nunique() == 1
     figures, told = [], ""
     for data, part in [("", shown_rows)] if flat else parts:
-        wanted = f"{measure}-{metric}" + (f"-{data}" if data else "")
-        shown = layout.picture(part, name + unit, scale, apart=bool(data))
+        wanted = f"{prefix}{measure}-{metric}" + (f"-{data}" if data else "")
+        parameters = frontier.parameters_of(part, runs)
+        if parameters is None:
+            shown = layout.picture(part, name + unit, scale, apart=bool(data))
+        else:
+            shown = frontier.picture(part, parameters, name + unit, scale)
         title, note = f"{study} · {measure} {name}" + (f" · {data}" if data else ""), _bars(summary(part), flat)
         drawn = _drawn(shown, data, note, title, wanted, files)
         figures.append(replace(drawn, note="") if note == told else drawn)  # what holds for all is said once
         told = note
     tables = [_grid(part, data, scale, runs) for data, part in layout.groups(rows, table=True)]
     moved, change = changes(rows), []
-    if moved["width"].nunique() > 1:
+    if layout.widths_vary(moved):
         shown = layout.picture(moved, "change, points", scale, change=True)
         bars = "; bars: 95 % t-interval of the mean" if cells["half"].notna().any() else ""
         note = f"Each seed against itself at the narrowest width{bars}. All panels share one vertical range."
-        change = [_drawn(shown, "", note, f"{study} · {measure} {name}, change", f"{measure}-{metric}-change", files)]
-    return Section(name, unit, flat, figures, change, tables, _table_note(cells))
+        change = [_drawn(shown, "", note, f"{study} · {measure} {name}, change", f"{prefix}{measure}-{metric}-change", files)]
+    against = "" if flat else "width" if parameters is None else "parameters"
+    return Section(name, unit, against, figures, change, tables, _table_note(cells))
 
 
 def _bars(cells: pd.DataFrame, flat: bool) -> str:

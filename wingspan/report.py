@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from wingspan import canvas, pages
+from wingspan import canvas, layout, pages, spec
 from wingspan.errors import UserError
 from wingspan.findings import Finding, compare, headlines, leading, missing
 from wingspan.measures.base import Measure
@@ -25,12 +25,13 @@ __all__ = ["Page", "Ruling", "compare", "headlines", "write"]
 @dataclass(frozen=True)
 class Ruling:
     """What became of one claim: its words, where it comes from, the verdict (holds, fails, undecided, not measured), and the
-    sentence with the numbers that decide it."""
+    sentence with the numbers that decide it. paper: the same statistic of the paper's numbers, where it prints them."""
 
     claim: str
     source: str
     word: str
     evidence: str
+    paper: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Page:
     measures: Mapping[str, Measure] = field(default_factory=dict)
     measured_notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rulings: Sequence[Ruling] = ()
+    published: pd.DataFrame = field(default_factory=pd.DataFrame)  # as `table`: drawn below the measure of the same file
+    published_from: str = ""
 
 
 def write(page: Page, folder: Path) -> Path:
@@ -114,11 +117,20 @@ def _labels(page: Page, table: pd.DataFrame) -> list[str]:
 def _content(page: Page, label: str, table: pd.DataFrame, runs: pd.DataFrame, files: Files) -> Content:
     drawn = page.curves[page.curves["measure"] == label] if len(page.curves) else page.curves
     measure, notes = page.measures.get(label), page.measured_notes.get(label, ())
-    return pages.content(label, table[table["measure"] == label], drawn, runs, measure, notes, page.title, files)
+    made = pages.content(label, table[table["measure"] == label], drawn, runs, measure, notes, page.title, files)
+    return replace(made, published=pages.published(_same(page.published, measure), page.published_from, files))
+
+
+def _same(published: pd.DataFrame, measure: Measure | None) -> pd.DataFrame:
+    """The published rows by the same kind of measure: its settings may be others."""
+    if published.empty or measure is None:
+        return published.iloc[:0]
+    kinds = {label: spec.kind_of(spec.named(Measure, label)) for label in published["measure"].unique()}
+    return published[published["measure"].map(kinds) == spec.kind_of(measure)]
 
 
 def _headlines(table: pd.DataFrame) -> dict[str, list[Finding]]:
-    return pages.by_line(headlines(table)) if table["width"].nunique() > 1 else {}
+    return pages.by_line(headlines(table)) if layout.widths_vary(table) else {}
 
 
 def _render(template: str, path: Path, **given: Any) -> None:

@@ -90,6 +90,7 @@ def grid_of(where: Where, table: pd.DataFrame, settings: Sequence[Where]) -> Gri
     picked = pick(table, where)
     parts = [_narrow(picked, setting, where) for setting in settings]
     named = set().union(*settings)
+    named |= {"width"} if "architecture" in named else set()  # an architecture has its own D
     rows = pd.concat(parts)
     varying = [name for name in rows if name not in [*ABOUT, *named, "line", "panel"] and rows[name].nunique() > 1]
     for name in varying:

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from rich.table import Table
+from rich.markup import escape
 
 from wingspan import report, spec
 from wingspan import study as studies
-from wingspan.claims import judge
+from wingspan.claims import Claim, judge
 from wingspan.errors import UserError
-from wingspan.pretrain import Sitting
+from wingspan.experiments._paper import Published
+from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
 from wingspan.results import Entry, Tables, identity, tables
-from wingspan.runs import explained, provenance, read_json
+from wingspan.runs import explained, provenance, read_json, write_json
 from wingspan.sheet import contact_sheet
+from wingspan.stopping import Interrupted
 from wingspan.study import Outcome, Study
 
+NOTE = "study.json"
 
-def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str) -> Outcome:
-    """Do what is missing of a study, then write results.parquet and report.html into `out`.
+
+@dataclass(frozen=True)
+class Print:
+    """What the paper printed of a study: its numbers, and the study at the paper's settings, whose claims they answer."""
+
+    study: Study
+    numbers: Published
+
+
+def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, printed: Print | None = None) -> Outcome:
+    """Do what is missing of a study, then write results.parquet, study.json and report.html into `out`.
 
     Raises UserError when nothing could be measured.
     """
-    failed = studies.carry_out(study, out, sitting, jobs)
+    _tell_of_others(study, out)
+    try:
+        failed = studies.carry_out(study, out, sitting, jobs)
+    except Interrupted:
+        _note(study, out, {}, command)
+        raise
+    _note(study, out, failed, command)
     found = studies.results(study, out)
     if found.numbers.empty:
         raise UserError(
@@ -48,17 +69,65 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str) -> 
         curves=found.curves,
         measures=found.measures,
         measured_notes=found.notes,
-        rulings=rulings(study, found.numbers),
+        rulings=rulings(study, found.numbers, printed),
+        published=printed.numbers.drawn if printed else pd.DataFrame(),
+        published_from=f"The paper's {printed.study.source}" if printed else "",
     )
     for ruling in page.rulings:
-        console.print(f"  claim: {ruling.claim}. {ruling.evidence}", highlight=False, soft_wrap=True)
+        console.print(f"  {ruling.claim}: [bold]{ruling.word}[/]. {escape(ruling.evidence)}", highlight=False, soft_wrap=True)
     return Outcome(found.numbers, _write(page, found, out), failed)
 
 
-def rulings(study: Study, table: pd.DataFrame) -> tuple[report.Ruling, ...]:
-    """What became of each of a study's claims."""
-    verdicts = [(claim, judge(claim, table)) for claim in study.claims]
-    return tuple(report.Ruling(claim.text, study.source, verdict.word, verdict.sentence) for claim, verdict in verdicts)
+def rulings(study: Study, table: pd.DataFrame, printed: Print | None = None) -> tuple[report.Ruling, ...]:
+    """What became of each of a study's claims, and the same statistic of the paper's own numbers."""
+    theirs = [judge(claim, printed.numbers.table).told for claim in printed.study.claims] if printed else []
+    made = []
+    for claim, paper in itertools.zip_longest(study.claims, theirs, fillvalue=""):
+        assert isinstance(claim, Claim), "a study has as many claims at every scale"
+        verdict = judge(claim, table)
+        evidence = verdict.sentence.partition(": ")[2]
+        made.append(report.Ruling(claim.text, study.source, verdict.word, _upper(evidence), _upper(str(paper))))
+    return tuple(made)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _note(study: Study, out: Path, failed: Mapping[str, str], command: str) -> None:
+    """Write study.json: what the folder's tables are of, and where the runs lie."""
+    table = studies.run_table(study, out, failed)
+    statuses = dict(zip(table["run"], table["status"], strict=True))
+    runs = [
+        {
+            "run": cell.folder.path.name,
+            "fingerprint": spec.fingerprint(cell.run),
+            "path": os.path.relpath(cell.folder.path, out),
+            "status": statuses[cell.folder.path.name],
+        }
+        for cell in studies.plan(study, out)
+    ]
+    about = {"name": study.name, "question": study.question, "command": command, "base": spec.to_json(study.base), "runs": runs}
+    write_json(out / NOTE, about)
+
+
+def _tell_of_others(study: Study, out: Path) -> None:
+    """Say so when the folder's tables are of other settings: they are written anew, and the runs behind them are kept."""
+    if not (out / NOTE).exists():
+        return
+    before = read_json(out / NOTE)
+    planned = {spec.fingerprint(cell.run) for cell in studies.plan(study, out)}
+    others = [run for run in before["runs"] if run["fingerprint"] not in planned]
+    if not others:
+        return
+    changed = spec.differences(spec.from_json(Pretrain, before["base"]), study.base)
+    console.print(
+        f"{out} holds tables of other settings: {len(others)} of their {len(before['runs'])} runs are not in this plan "
+        f"({'; '.join(changed) or 'other axes'}). They are left out of the new tables; the runs are kept. To keep the old "
+        f"tables too, stop and give another --out. The old ones came from:\n  {before['command']}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def present(entries: Sequence[Entry], out: Path, command: str, failed: Mapping[str, str]) -> Outcome:
@@ -107,13 +176,3 @@ def _status(entry: Entry, failed: Mapping[str, str]) -> str:
     if entry.folder.path.name in failed:
         return f"failed: {failed[entry.folder.path.name]}"
     return "done" if entry.folder.done() else "in training"
-
-
-def show_plan(study: Study, out: Path) -> None:
-    """Print every run of a study and how far it is."""
-    table = Table(title=f"{study.name}: {study.question}")
-    for column in ("run", *study.axes, "status"):
-        table.add_column(column)
-    for cell, row in zip(studies.plan(study, out), studies.run_table(study, out, {}).to_dict("records"), strict=True):
-        table.add_row(cell.folder.path.name, *cell.place.values(), str(row["status"]))
-    console.print(table)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from wingspan.backbones.base import Backbone, check_width
 from wingspan.errors import UserError
 
-Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "small"]
+Arch = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "small", "small_deep", "small_wide"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ PLANS: dict[str, _Plan] = {
     "resnet152": _Plan((3, 8, 36, 3), bottleneck=True),
     "wide_resnet50_2": _Plan((3, 4, 6, 3), bottleneck=True, inner=2),
     "small": _Plan((1, 1, 1, 2), bottleneck=True, planes=16),  # standard width 512; minutes on a CPU
+    "small_deep": _Plan((3, 4, 6, 3), bottleneck=True, planes=16),  # ResNet-50's blocks
+    "small_wide": _Plan((1, 1, 1, 2), bottleneck=True, planes=16, inner=2),  # what Wide-ResNet-50-2 is to ResNet-50
 }
 
 
@@ -139,7 +143,8 @@ class ResNet(Backbone):
     title: ClassVar[str] = "ResNet 18 to 152, Wide-ResNet-50-2, and a small one for CPUs, with a last block of any width"
 
     arch: Arch = "resnet50"
-    """Depth and kind of blocks. `small` (bottlenecks, base width 16) trains in minutes on a CPU."""
+    """Depth and kind of blocks. `small` (bottlenecks, base width 16) trains in minutes on a CPU; `small_deep` has more blocks,
+    `small_wide` wider ones."""
     width: int | None = None
     """D, the width of the representation: wider keeps more for other tasks, narrower fits the pretraining task.
     Left out: the architecture's standard width."""
@@ -195,6 +200,6 @@ class ResNet(Backbone):
 
 
 PRESETS = {
-    **{name: ResNet(arch=name) for name in PLANS if name != "small"},  # type: ignore[arg-type]
-    "small": ResNet(arch="small", stem="half"),
+    **{name: ResNet(arch=name) for name in PLANS if not name.startswith("small")},  # type: ignore[arg-type]
+    **{name: ResNet(arch=name, stem="half") for name in PLANS if name.startswith("small")},  # type: ignore[arg-type]
 }

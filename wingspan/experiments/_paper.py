@@ -17,11 +17,14 @@ transfer: Expand or Narrow your representation", arXiv:2304.05369, Tables 1 to 7
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 
 import pandas as pd
 
 from wingspan.errors import UserError, nearest
+from wingspan.measures.base import Measure
+from wingspan.results import label_of
 
 TYPES = dict.fromkeys(("item", "method", "pretrained_on", "projector", "setting", "task", "metric", "note"), "str")
 
@@ -51,3 +54,39 @@ def numbers(item: str | None = None) -> pd.DataFrame:
     if item not in known:
         raise UserError(f"the paper's numbers have no item '{item}'.{nearest(item, known)}")
     return table[table["item"] == item].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A table of the paper, shaped like the results of the study that repeats it: one run a number, so no intervals."""
+
+    table: pd.DataFrame
+    """What the study's claims, at scale paper, are put to."""
+    drawn: pd.DataFrame
+    """What is drawn beside the study's own numbers."""
+
+
+def results(item: str, measure: Measure) -> pd.DataFrame:
+    """An item's accuracies as `wingspan.results.tables(...).numbers` has them, measured by `measure`: a fraction a row.
+
+    What stands in no column of that table, `projector` and `setting`, is kept for the study to make axes of.
+    """
+    rows = numbers(item)
+    own = [task.startswith(on) for task, on in zip(rows["task"], rows["pretrained_on"], strict=True)]
+    return pd.DataFrame(
+        {
+            "run": "the paper",
+            "objective": rows["method"],
+            "width": rows["D"].astype("int64"),
+            "seed": 0,
+            "measure": label_of(measure),
+            "metric": "accuracy",
+            "data": rows["task"],
+            "task": "",
+            "series": "",
+            "role": ["in-distribution" if each else "transfer" for each in own],
+            "value": rows["value"] / 100,
+            "projector": rows["projector"],
+            "setting": rows["setting"],
+        }
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wingspan import spec
 from wingspan.claims import Extreme
-from wingspan.experiments import _sizes
+from wingspan.experiments import _paper, _sizes
 from wingspan.study import Study, seeds, widths
 
 SCALES = _sizes.SCALES
@@ -46,3 +46,9 @@ def study(scale: str) -> Study:
         ),
         notes=(_sizes.NOTE,),
     )
+
+
+def published() -> _paper.Published:
+    """Table 1: judged on ImageNet; drawn with the row of iNaturalist18, whose images it pretrains on."""
+    rows = _paper.results("tab1", _sizes.measure("linear", "paper")).drop(columns="setting")
+    return _paper.Published(rows[rows["data"] == "imagenet1k"], rows)

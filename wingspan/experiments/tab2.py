@@ -7,8 +7,10 @@ A batch holds 2 of CIFAR-10's classes (the paper: 8 of ImageNet's 1,000).
 
 from __future__ import annotations
 
+import pandas as pd
+
 from wingspan.claims import Shrinks
-from wingspan.experiments import _sizes
+from wingspan.experiments import _paper, _sizes
 from wingspan.study import Study, seeds, widths
 
 SCALES = _sizes.SCALES
@@ -53,3 +55,11 @@ def study(scale: str) -> Study:
         ),
         notes=(_sizes.NOTE,),
     )
+
+
+def published() -> _paper.Published:
+    """Table 2, which gives differences only: judged as if uniform batches had 0, and drawn as differences."""
+    rows = _paper.results("tab2", _sizes.measure("linear", "paper")).drop(columns=["projector", "setting"])
+    few = list(_sizes.sampling(_SIZES["paper"][1]))[1]
+    table = pd.concat([rows.assign(sampling=few), rows.assign(sampling="uniform", value=0.0)], ignore_index=True)
+    return _paper.Published(table, rows.assign(metric="accuracy difference to uniform batches"))

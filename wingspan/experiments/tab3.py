@@ -11,7 +11,7 @@ import dataclasses
 from wingspan import spec
 from wingspan.claims import Trend
 from wingspan.data.inat18 import Inat18
-from wingspan.experiments import _sizes
+from wingspan.experiments import _paper, _sizes
 from wingspan.study import Study, seeds, widths
 
 SCALES = _sizes.SCALES
@@ -49,3 +49,9 @@ def study(scale: str) -> Study:
         ),
         notes=(_sizes.NOTE,),
     )
+
+
+def published() -> _paper.Published:
+    """Table 3."""
+    rows = _paper.results("tab3", _sizes.measure("linear", "paper")).drop(columns=["projector", "setting"])
+    return _paper.Published(rows, rows)

@@ -6,8 +6,9 @@ wingspan study tab4 --scale small --data.path cifar10/ --transfers flowers/ rssc
 from __future__ import annotations
 
 from wingspan.claims import Claim, Trend
-from wingspan.experiments import _sizes
+from wingspan.experiments import _paper, _sizes
 from wingspan.measures.base import Measure
+from wingspan.results import label_of
 from wingspan.study import Study, seeds, widths
 
 SCALES = _sizes.SCALES
@@ -25,7 +26,7 @@ _TRANSFER = {"role": "transfer"}
 def study(scale: str) -> Study:
     """The study at one of its scales."""
     D, repeats = _SIZES[scale]
-    linear, few = _sizes.measure("linear", scale), _sizes.measure("few", scale)
+    linear, few, *unlabelled = (_sizes.measure(name, scale) for name in ("linear", "few", "spectrum", "sparsity"))
     return Study(
         name="tab4",
         question="Where does a wider last block help: on the task itself, with few labels, on other tasks?",
@@ -35,7 +36,7 @@ def study(scale: str) -> Study:
             "objective": _sizes.methods(scale, "supervised", *_SSL),
             "width": widths(*D),
         },
-        measures=(linear, few),
+        measures=(linear, few, *unlabelled),  # what advice without labels goes by
         source="Tables 4 and 7",
         claims=_claims(linear, few),
         notes=(_sizes.NOTE,),
@@ -60,3 +61,15 @@ def _claims(linear: Measure, few: Measure) -> tuple[Claim, ...]:
         _sizes.claim("supervised falls with D with 1 % of the labels", few, "accuracy", falls, series="1 %", **own),
         _sizes.claim("supervised rises with D in transfer", linear, "accuracy", rises, **own, **_TRANSFER),
     )
+
+
+def published() -> _paper.Published:
+    """Table 7, which holds Table 4: shares of the labels are those of `few`."""
+    linear, few = (_sizes.measure(name, "paper") for name in ("linear", "few"))
+    rows = _paper.results("tab7", linear).drop(columns=["projector", "setting"])
+    name, _, share = (rows["data"].str.partition("-")[part] for part in range(3))
+    shares = (rows["role"] == "in-distribution") & (share != "")
+    rows.loc[shares, "measure"] = label_of(few)
+    rows.loc[shares, "series"] = share[shares].str.replace("%", " %")
+    rows.loc[shares, "data"] = name[shares]
+    return _paper.Published(rows, rows)

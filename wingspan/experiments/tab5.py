@@ -14,7 +14,7 @@ from wingspan import spec
 from wingspan.claims import Trend
 from wingspan.data.imagenet9 import ImageNet9
 from wingspan.data.scenes import Scenes
-from wingspan.experiments import _sizes
+from wingspan.experiments import _paper, _sizes
 from wingspan.study import Study, seeds, widths
 
 SCALES = _sizes.SCALES
@@ -48,3 +48,11 @@ def study(scale: str) -> Study:
         ),
         notes=(_sizes.NOTE, "Of Table 5's five columns the text names three; no claim is made of the other two, nor of a gap."),
     )
+
+
+def published() -> _paper.Published:
+    """Table 5: the columns that the text names, and two by their place (`_paper`)."""
+    rows = _paper.results("tab5", _sizes.measure("backgrounds", "paper")).drop(columns=["projector", "setting"])
+    task = rows["data"].str.removeprefix("imagenet9-").str.replace("_", "-")
+    rows = rows.assign(data="imagenet9", task=task, role="transfer")
+    return _paper.Published(rows, rows)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wingspan import spec
 from wingspan.claims import Extreme
-from wingspan.experiments import _sizes
+from wingspan.experiments import _paper, _sizes
 from wingspan.study import Study, seeds, widths
 
 SCALES = _sizes.SCALES
@@ -59,3 +59,11 @@ def study(scale: str) -> Study:
         ),
         notes=(_sizes.NOTE,),
     )
+
+
+def published() -> _paper.Published:
+    """Table 6: h alone, on ImageNet."""
+    rows = (
+        _paper.results("tab6", _sizes.measure("linear", "paper", {"layers": True})).drop(columns="setting").assign(series="h")
+    )
+    return _paper.Published(rows, rows)

@@ -13,7 +13,7 @@ import pytest
 from made_pages import Reader, axes_of, curve_rows, page, panels, rows
 from PIL import Image
 
-from wingspan import layout, spec
+from wingspan import canvas, layout, spec
 from wingspan.findings import headlines, leading, missing, result
 from wingspan.measures.base import Measure
 from wingspan.measures.linear import Linear
@@ -240,3 +240,29 @@ def test_published_numbers_stand_below_the_measure_of_the_same_kind(tmp_path: Pa
     assert linear.index("Table 0") > linear.index("accuracy against width</h2>")
     assert "32768" in linear and "imagenet1k" in linear and "One run a number." in linear
     assert (tmp_path / "pages" / "paper-linear-accuracy.png").stat().st_size > 10_000
+
+
+def test_at_one_width_the_variants_of_an_objective_have_a_row_each() -> None:
+    made = [rows(widths=(32,), projector=name, run=f"run {name}", value=value) for name, value in (("", 0.2), ("8-4", 0.6))]
+    drawn = layout.picture(tidy(pd.concat(made)), "accuracy, %", 100.0)
+    assert list(drawn.legend) == ["simclr"] and [panel.caption for panel in drawn.panels] == ["D = 32"]
+    axes = axes_of(drawn.panels[0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["projector none", "projector 8-4"]
+    marks = next(line for line in axes.lines if line.get_marker() == "s")
+    assert dict(zip(marks.get_ydata(), marks.get_xdata(), strict=True)) == pytest.approx({0.0: 20.0, 1.0: 60.0})
+    both = [rows(objectives=("simclr", "vicreg"), widths=(32,), projector=name) for name in ("a", "b")]
+    both = [part.assign(run=part["run"] + name) for part, name in zip(both, "ab", strict=True)]
+    drawn = layout.picture(tidy(pd.concat(both)), "accuracy, %", 100.0)
+    assert list(drawn.legend) == ["simclr", "vicreg"]
+    labels = [label.get_text() for label in axes_of(drawn.panels[0]).get_yticklabels()]
+    assert labels == [f"{name}, projector {one}" for name in ("simclr", "vicreg") for one in "ab"]
+
+
+def test_a_long_legend_has_room_on_the_picture(tmp_path: Path) -> None:
+    sizes = []
+    for count in (2, 30):
+        styles = canvas.series_styles([f"a line with a rather long name, number {each}" for each in range(count)])
+        shown = canvas.Picture([canvas.Panel("one", "", False, lambda axes: None)], styles)
+        canvas.png(shown, tmp_path / "x.png", title="t", note="n")
+        sizes.append(Image.open(tmp_path / "x.png").size)
+    assert sizes[1][1] > sizes[0][1] + 400 and sizes[1][0] == sizes[0][0]

@@ -127,9 +127,14 @@ def png(picture: Picture, path: Path, *, title: str, note: str) -> None:
     panels, (width, height) = picture.panels, picture.size
     columns = picture.columns or min(len(panels), 2 if width > PANEL[0] else 4 if len(panels) > 6 else 3)
     rows = math.ceil(len(panels) / columns)
+    names = [short(name, 60) for name in picture.legend]
+    across = max(1, int(width * columns * 9 / (6 + max(map(len, names), default=0))))
+    if sum(6 + len(name) for name in names) < width * columns * 9:
+        across = max(1, len(names))
+    below = 0.6 + 0.17 * max(2, math.ceil(len(names) / across))  # the note and the legend's rows
     with _context():
         spaced = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-        figure = Figure(figsize=(width * columns, height * rows + 0.9), facecolor="white", layout=spaced)
+        figure = Figure(figsize=(width * columns, height * rows + below), facecolor="white", layout=spaced)
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, panel in zip(grid, panels, strict=False):
             _draw(axes, panel)
@@ -137,10 +142,6 @@ def png(picture: Picture, path: Path, *, title: str, note: str) -> None:
             axes.set_axis_off()
         room = int(15 * width * columns)  # letters of the title's size
         figure.suptitle(short(title, room), x=0.01, ha="left", fontsize=12, fontweight="bold")
-        names = [short(name, 60) for name in picture.legend]
-        across = max(1, int(width * columns * 9 / (6 + max(map(len, names), default=0))))
-        if sum(6 + len(name) for name in names) < width * columns * 9:
-            across = len(names)
         figure.legend(
             [_line(style, lw=1.6, ms=4.6) for style in picture.legend.values()],
             names,

@@ -44,8 +44,8 @@ def picture(rows: pd.DataFrame, label: str, scale: float, apart: bool = False, c
     if change:
         cells["caption"], cells["scope"], points["scope"] = "against the narrowest width, same seed", "", ""
     traces = list(dict.fromkeys(cells["trace"]))
-    by_line = traces == list(dict.fromkeys(cells["line"]))
-    made = styles(dict(zip(cells["line"], cells["objective"], strict=True))) if by_line else series_styles(traces)
+    names = next((cells[name] for name in ("line", "objective") if traces == list(dict.fromkeys(cells[name]))), None)
+    made = series_styles(traces) if names is None else styles(dict(zip(names, cells["objective"], strict=True)))
     plot = Plot(cells, points, label, made, scale)
     if flat:
         return dots(plot)
@@ -76,6 +76,12 @@ def _rows_of_dots(frame: pd.DataFrame, apart: bool) -> pd.DataFrame:
     if several and frame["panel"].nunique() == 1:  # one task, as in Table 5: its series are the rows
         title = frame["panel"].iloc[0]
         return frame.assign(facet="", title=title, caption=width, trace=line, row=_series(frame), scope="")
+    if not crossed and line.nunique() > frame["objective"].nunique():  # more lines than markers can tell apart: a row each
+        alone = frame["objective"].nunique() == 1
+        row = line.str.partition(", ")[2] if alone else line
+        return frame.assign(
+            facet=frame["panel"], title=frame["panel"], caption=width, trace=frame["objective"], row=row, scope=""
+        )
     sets = frame["data"].nunique() > 1 and frame.groupby("data")["task"].nunique().max() > 1
     where, nothing = frame["data"], pd.Series("", frame.index)
     parts = [*([where] if sets else []), *([line] if crossed else [])]

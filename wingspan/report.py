@@ -125,7 +125,7 @@ def _same(published: pd.DataFrame, measure: Measure | None) -> pd.DataFrame:
     """The published rows by the same kind of measure: its settings may be others."""
     if published.empty or measure is None:
         return published.iloc[:0]
-    kinds = {label: spec.kind_of(spec.named(Measure, label)) for label in published["measure"].unique()}
+    kinds = {label: spec.kind_of(spec.named(Measure, label.partition("(")[0])) for label in published["measure"].unique()}
     return published[published["measure"].map(kinds) == spec.kind_of(measure)]
 
 

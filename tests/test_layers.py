@@ -22,7 +22,7 @@ FLOORS = {
     "crew": 7, "results": 7, "selection": 7, "evidence": 7, "claims": 7, "advice": 7, "proxy": 7, "prices": 7, "study": 7,
     "experiments": 8,
     "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "frontier": 9,
-    "pages": 9, "report": 9, "workbench": 9,
+    "pages": 9, "report": 9, "notes": 9, "board": 9, "workbench": 9,
     "costs": 9, "slurm": 9, "bill": 9,
     "verbs": 10, "cli": 10,
 }  # fmt: skip

@@ -22,7 +22,7 @@ from wingspan.data.scenes import CLASSES
 from wingspan.errors import UserError
 from wingspan.measures.linear import Linear
 from wingspan.pretrain import Sitting
-from wingspan.runs import RunFolder
+from wingspan.runs import RunFolder, read_json
 from wingspan.study import Study, carry_out, plan, results, widths
 from wingspan.verbs.study import names
 
@@ -114,11 +114,21 @@ def test_a_study_cut_half_way_goes_on(done, tmp_path, monkeypatch, capsys):
     assert "saved. To go on" in said(capsys)
     before = written(out)
     assert len(before) == 3 * 2 + 1  # two runs whole, and the checkpoint of the third
+    assert statuses(out) == ["done", "done", "cut short", "not run"]
     assert command(*WORDS, "--out", out) == 0
     assert {file: at for file, at in written(out).items() if file in before and "step-000000001" not in file} == {
         file: at for file, at in before.items() if "step-000000001" not in file
     }
+    assert statuses(out) == ["done"] * 4
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), pd.read_parquet(done / "results.parquet"))
+
+
+def statuses(out: Path) -> list[str]:
+    """How far each run of the plan is, as study.json has it."""
+    note = read_json(out / "study.json")
+    for run in note["runs"]:
+        assert (out / run["path"] / "run.json").exists() == (run["status"] != "not run")
+    return [run["status"] for run in note["runs"]]
 
 
 def started_side_by_side(out: Path) -> subprocess.Popen:
@@ -181,9 +191,15 @@ def test_a_run_that_fails_does_not_stop_the_others(done, tmp_path, capsys):
     pd.testing.assert_frame_equal(pd.read_parquet(out / "results.parquet"), pd.read_parquet(done / "results.parquet"))
 
 
-def test_other_settings_never_mix(out):
+def test_other_settings_never_mix(out, capsys):
     before, table = written(out), pd.read_parquet(out / "results.parquet")
+    said(capsys)
+    assert command(*WORDS, "--out", out) == 0
+    assert "other settings" not in said(capsys)
     assert command(*WORDS, "--objectives", "supervised", "--epochs", "2", "--out", out) == 0
+    told = said(capsys)
+    assert f"{out} holds tables of other settings: 4 of their 4 runs are not in this plan (epochs: 1 -> 2)" in told
+    assert "the runs are kept" in told
     after = written(out)
     assert {file: after[file] for file in before} == before and len(after) == len(before) + 3 * 2
     other = pd.read_parquet(out / "results.parquet")
@@ -197,6 +213,13 @@ def test_seeds_are_runs_of_their_own(out):
     assert set(table.seed) == {0, 1} and table.run.nunique() == 2
     first, second = (RunFolder(runs(out)[f"simclr-small-D8-s{seed}"]).read_metrics() for seed in (0, 1))
     assert not same([line["loss"] for line in first], [line["loss"] for line in second])
+
+
+def test_an_axis_that_a_study_does_not_have_is_named(capsys):
+    assert command("study", "fig2", "--objectives", "simclr") == 2
+    assert "study 'fig2' has no axis 'objective'." in said(capsys)
+    assert command("study", "fig6", "--widths", "64") == 2
+    assert "study 'fig6' has no axis 'width'." in said(capsys)
 
 
 def test_the_list_of_studies(capsys):

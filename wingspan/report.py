@@ -87,9 +87,9 @@ def write(page: Page, folder: Path) -> Path:
         for at, label in enumerate(labels):
             before, after = ([*labels[at - 1 : at], None][0], [*labels[at + 1 : at + 2], None][0])
             around = {"before": before, "after": after, "names": names, "titles": {each: made[each].title for each in labels}}
-            _render("measure.html.j2", below / names[label], page=page, content=made[label], **around)
+            render("measure.html.j2", below / names[label], page=page, content=made[label], **around)
     path = folder / "report.html"
-    _render(
+    render(
         "report.html.j2",
         path,
         page=page,
@@ -133,7 +133,8 @@ def _headlines(table: pd.DataFrame) -> dict[str, list[Finding]]:
     return pages.by_line(headlines(table)) if layout.widths_vary(table) else {}
 
 
-def _render(template: str, path: Path, **given: Any) -> None:
+def render(template: str, path: Path, **given: Any) -> None:
+    """Fill a template that lies beside this file, with the palette of both pages at hand."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     found = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

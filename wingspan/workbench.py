@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,18 @@ from pathlib import Path
 import pandas as pd
 from rich.markup import escape
 
-from wingspan import report, spec
+from wingspan import notes, report, spec
 from wingspan import study as studies
 from wingspan.claims import Claim, judge
 from wingspan.errors import UserError
 from wingspan.experiments._paper import Published
-from wingspan.pretrain import Pretrain, Sitting
+from wingspan.pretrain import Sitting
 from wingspan.progress import console
 from wingspan.results import Entry, Tables, identity, tables
-from wingspan.runs import explained, provenance, read_json, write_json
+from wingspan.runs import explained, provenance, read_json
 from wingspan.sheet import contact_sheet
 from wingspan.stopping import Interrupted
 from wingspan.study import Outcome, Study
-
-NOTE = "study.json"
 
 
 @dataclass(frozen=True)
@@ -41,13 +38,13 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
 
     Raises UserError when nothing could be measured.
     """
-    _tell_of_others(study, out)
+    notes.tell_of_others(study, out)
     try:
         failed = studies.carry_out(study, out, sitting, jobs)
     except Interrupted:
-        _note(study, out, {}, command)
+        notes.write(study, out, {}, command)
         raise
-    _note(study, out, failed, command)
+    notes.write(study, out, failed, command)
     found = studies.results(study, out)
     if found.numbers.empty:
         raise UserError(
@@ -73,6 +70,7 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
         published=printed.numbers.drawn if printed else pd.DataFrame(),
         published_from=f"The paper's {printed.study.source}" if printed else "",
     )
+    notes.write(study, out, failed, command, page.rulings)
     for ruling in page.rulings:
         console.print(f"  {ruling.claim}: [bold]{ruling.word}[/]. {escape(ruling.evidence)}", highlight=False, soft_wrap=True)
     return Outcome(found.numbers, _write(page, found, out), failed)
@@ -92,42 +90,6 @@ def rulings(study: Study, table: pd.DataFrame, printed: Print | None = None) -> 
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _note(study: Study, out: Path, failed: Mapping[str, str], command: str) -> None:
-    """Write study.json: what the folder's tables are of, and where the runs lie."""
-    table = studies.run_table(study, out, failed)
-    statuses = dict(zip(table["run"], table["status"], strict=True))
-    runs = [
-        {
-            "run": cell.folder.path.name,
-            "fingerprint": spec.fingerprint(cell.run),
-            "path": os.path.relpath(cell.folder.path, out),
-            "status": statuses[cell.folder.path.name],
-        }
-        for cell in studies.plan(study, out)
-    ]
-    about = {"name": study.name, "question": study.question, "command": command, "base": spec.to_json(study.base), "runs": runs}
-    write_json(out / NOTE, about)
-
-
-def _tell_of_others(study: Study, out: Path) -> None:
-    """Say so when the folder's tables are of other settings: they are written anew, and the runs behind them are kept."""
-    if not (out / NOTE).exists():
-        return
-    before = read_json(out / NOTE)
-    planned = {spec.fingerprint(cell.run) for cell in studies.plan(study, out)}
-    others = [run for run in before["runs"] if run["fingerprint"] not in planned]
-    if not others:
-        return
-    changed = spec.differences(spec.from_json(Pretrain, before["base"]), study.base)
-    console.print(
-        f"{out} holds tables of other settings: {len(others)} of their {len(before['runs'])} runs are not in this plan "
-        f"({'; '.join(changed) or 'other axes'}). They are left out of the new tables; the runs are kept. To keep the old "
-        f"tables too, stop and give another --out. The old ones came from:\n  {before['command']}",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def present(entries: Sequence[Entry], out: Path, command: str, failed: Mapping[str, str]) -> Outcome:

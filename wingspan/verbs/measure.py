@@ -5,7 +5,9 @@ wingspan measure runs/first --measures linear,mlp,knn                several mea
 wingspan measure runs/* --measures all --data own flowers/ mnist/    several runs and image sets, compared on one report
 wingspan measure runs/first --data clevr/ --data.fit squash          options of --data.* hold for every set named by --data
 
---data takes own (what the run was trained on; the default), scenes, folders, files and hub ids.
+--data takes own (what the run was trained on; the default), scenes, folders, files, hub ids, and published sets by name with
+the publisher's folder: eurosat=EuroSAT/2750, cifar=cifar-100-binary,classes=100. Any of them may be followed by settings of its
+own: clevr/,fit=squash.
 
 What was measured before is kept and not done again.
 """
@@ -35,6 +37,7 @@ from wingspan.study import measure as measure_one
 from wingspan.verbs import _arguments as arguments
 from wingspan.verbs import _measures as asked_measures
 from wingspan.verbs._numbers import show
+from wingspan.verbs._sets import data_set
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,11 @@ def _data_sets(run: Pretrain, wanted: Sequence[str], settings: Mapping[str, obje
     for text in wanted or ["own"]:
         if text == "own":
             found.append(run.data if wanted else dataclasses.replace(run.data, **settings))
-        elif text in spec.files(Data) and not Path(text).exists() and text != "hub":
-            given: Data = spec.override(spec.named(Data, text), {"size": run.data.side})
-            fields = {field.name for field in dataclasses.fields(given)}
-            found.append(dataclasses.replace(given, **{name: value for name, value in settings.items() if name in fields}))
         else:
-            here = Path(text).exists() or text.startswith((".", "/", "~"))
-            hub = Hub(path=text, size=run.data.side) if here else Hub(name=text, size=run.data.side)
-            found.append(dataclasses.replace(hub, **settings))  # type: ignore[arg-type]
+            given = data_set(text, run.data.side)
+            fields = {field.name for field in dataclasses.fields(given)}  # type: ignore[arg-type]
+            common = {name: value for name, value in settings.items() if name in fields or isinstance(given, Hub)}
+            found.append(dataclasses.replace(given, **common))  # type: ignore[type-var]
     names = [data.label_name for data in found]
     for name in names:
         if names.count(name) > 1:

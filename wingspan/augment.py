@@ -30,7 +30,7 @@ class Augment:
     """What is drawn for a view. A probability has one entry a view; the last entry holds for all further views."""
 
     size: int = 0
-    """Side of the views in pixels; 0 keeps the images' own side."""
+    """Side of the views in pixels; 0: the side that the data set states for training (its `size`)."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Random resized crop: least and greatest share of the image's area. Raise the least to 0.2 for small images."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

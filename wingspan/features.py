@@ -94,7 +94,8 @@ def room(rows: int, width: int) -> Tensor:
 
 
 def bank(network: Network, data: Data, fingerprint: str, needs: Collection[Need] = ("train", "test")) -> Bank:
-    """Both splits of a data set, with the features that are needed."""
+    """Both splits of a data set, with the features that are needed, of images at the side that the data set states."""
+    network = network.at(data.side)
 
     def split(name: Literal["train", "test"]) -> Split:
         images = data.load(name)

@@ -170,14 +170,14 @@ def step(
     lr = optim.rate(run.optim, (state.step + 1) / total, run.batch)
     for group in optimiser.param_groups:
         group["lr"] = lr
-    draws = augmentation.draws(run.augment, run.batch, run.objective.views, run.seed, state.step)
+    draws = augmentation.draws(run.views, run.batch, run.objective.views, run.seed, state.step)
     labels = images.task()[0][indices].to(runtime.device) if run.objective.supervised else None
     optimiser.zero_grad(set_to_none=True)
     part = run.batch // run.accumulate
     facts: dict[str, float] = {}
     for at in range(0, run.batch, part):
         here = slice(at, at + part)
-        views = augmentation.apply(run.augment, batch[here].to(runtime.device), draws[here])
+        views = augmentation.apply(run.views, batch[here].to(runtime.device), draws[here])
         with runtime.autocast():
             terms = learner(views, None if labels is None else labels[here], runtime.peers)
         loss = torch.stack(list(terms.values())).sum() / run.accumulate

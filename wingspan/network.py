@@ -6,7 +6,7 @@ Frozen means frozen: evaluation mode, no gradient for a weight, no buffer change
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -41,6 +41,10 @@ class Network:
             if module is not None:
                 module.to(self.runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 module.eval().requires_grad_(False)
+
+    def at(self, side: int) -> Network:
+        """The network looking at images of `side` pixels, unless its augmentation names a size of its own."""
+        return replace(self, augment=replace(self.augment, size=self.augment.size or side))
 
     def plain(self, pixels: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) -> the view without chance that probes see (B, 3, size, size), on the network's device."""

@@ -193,7 +193,7 @@ class Online:
     def _h(self, images: ImageSet, rows: Tensor) -> Iterator[Tensor]:
         """(n, D) in fp32 of plain views, a part of a batch at a time."""
         for some in rows.split(self.run.batch // self.run.accumulate):
-            views = augmentation.plain(self.run.augment, images.images.batch(some).to(self.runtime.device))
+            views = augmentation.plain(self.run.views, images.images.batch(some).to(self.runtime.device))
             with self.runtime.autocast():
                 h: Tensor = self.backbone(views)
             yield h.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from collections.abc import Mapping
@@ -73,6 +74,11 @@ class Pretrain:
     @property
     def projector_text(self) -> str:
         return self.objective.projector if self.projector is None else self.projector
+
+    @property
+    def views(self) -> Augment:
+        """The augmentation at the side that training sees; images above 64 pixels are stored larger, for their crops."""
+        return dataclasses.replace(self.augment, size=self.augment.size or self.data.side)
 
     @property
     def name(self) -> str:

@@ -19,10 +19,10 @@ def contact_sheet(run: Pretrain, file: Path, rows: int = 6, columns: int = 3, zo
     images = run.data.load("train")
     chosen = torch.randperm(len(images), generator=generator(run.seed, "sheet"))[: rows * columns]
     pixels = images.images.batch(chosen)
-    shown = [_pixels(run, augmentation.plain(run.augment, pixels))]
+    shown = [_pixels(run, augmentation.plain(run.views, pixels))]
     if views:
-        draws = augmentation.draws(run.augment, len(chosen), views, run.seed, 0)
-        shown += _pixels(run, augmentation.apply(run.augment, pixels, draws)).split(len(chosen))
+        draws = augmentation.draws(run.views, len(chosen), views, run.seed, 0)
+        shown += _pixels(run, augmentation.apply(run.views, pixels, draws)).split(len(chosen))
     groups = torch.stack(shown, 1)  # (n, 1 + views, 3, S, S)
     grid(groups.flatten(0, 1), columns * groups.shape[1], file, zoom)
 

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -23,6 +24,7 @@ from wingspan.results import Entry, Pair, Tables, identity, known, measure_run, 
 from wingspan.runs import RunFolder, explained, read_json, write_atomic
 from wingspan.stopping import Interrupted, Stop, stop_on_signals
 
+T = TypeVar("T")
 Axis = Mapping[str, Mapping[str, object]]
 """Label -> overrides of the base run by dotted path."""
 
@@ -97,6 +99,26 @@ def plan(study: Study, out: Path) -> list[Cell]:
     return cells
 
 
+@dataclass(frozen=True)
+class Part:
+    """Every `parts`-th run of a plan from the `number`-th on: the same ones whoever asks, so that no two parts share one."""
+
+    number: int  # from 1
+    parts: int  # in all
+
+    @staticmethod
+    def read(text: str) -> Part:
+        """`3/8` -> the third of eight. Raises UserError quoting what is no such thing."""
+        number, _, parts = text.partition("/")
+        if not all(each.isascii() and each.isdigit() for each in (number, parts)) or not 1 <= int(number) <= int(parts):
+            raise UserError(f"--part '{text}' is no part: write 3/8 for the third of eight, from 1/8 to 8/8.")
+        return Part(int(number), int(parts))
+
+    def of(self, things: Sequence[T]) -> list[T]:
+        """Those of a plan that belong to this part."""
+        return list(things[self.number - 1 :: self.parts])
+
+
 def banks(study: Study, run: Pretrain) -> tuple[Data, ...]:
     """The data sets a run is measured on; its own comes first. Raises UserError when two would share a name in tables."""
     found = (run.data, *study.transfers)
@@ -113,12 +135,14 @@ def missing(study: Study, cell: Cell) -> list[tuple[Data, Measure]]:
     return [(data, measure) for data, measure in pairs if not known(cell.folder, data, measure)]
 
 
-def carry_out(study: Study, out: Path, sitting: Sitting, jobs: int = 0) -> dict[str, str]:
-    """Train and measure whatever is missing, `jobs` runs at a time. A run that fails is told and does not stop the others.
+def carry_out(study: Study, out: Path, sitting: Sitting, jobs: int = 0, part: Part | None = None) -> dict[str, str]:
+    """Train and measure whatever is missing of a plan, or of a part of it, `jobs` runs at a time. A run that fails is told and
+    does not stop the others.
 
     Gives run folder name -> message for the runs that failed.
     """
-    cells = [(cell, missing(study, cell)) for cell in plan(study, out)]
+    chosen = plan(study, out) if part is None else part.of(plan(study, out))
+    cells = [(cell, missing(study, cell)) for cell in chosen]
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     tasks = {

@@ -58,7 +58,7 @@ def main(words: list[str]) -> int:
 
 
 def _announce(run: Pretrain, path: Path) -> None:
-    cost = forecast(run, run.augment.size or run.data.side)
+    cost = forecast(run, run.views.size)
     console.print(
         f"D = {run.backbone.D}: backbone {cost.backbone_parameters / 1e6:.1f} M parameters, projector "
         f"{cost.projector_parameters / 1e6:.1f} M, {cost.forward_flops / 1e9:.2f} GFLOP a view; about "

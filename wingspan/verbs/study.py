@@ -9,22 +9,24 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from wingspan import experiments, spec, workbench
-from wingspan.data.base import Data
-from wingspan.data.hub import Hub
+from wingspan import bill, experiments, spec, workbench
+from wingspan.costs import Bill, draw_up
 from wingspan.errors import UserError, nearest
 from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
 from wingspan.results import label_of
-from wingspan.study import Study
+from wingspan.study import Part, Study, carry_out, plan
 from wingspan.verbs import _arguments as arguments
 from wingspan.verbs import _measures as asked_measures
+from wingspan.verbs._sets import data_set
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class _Options:
     objectives: tuple[str, ...] = ()
     """Which of the study's objectives to run."""
     transfers: tuple[str, ...] = ()
-    """Other data sets to probe: folders, Parquet files or hub ids."""
+    """Other data sets to probe: folders, Parquet files, hub ids, and published sets by name with the publisher's folder, as
+    eurosat=EuroSAT/2750 or cifar=cifar-100-binary,classes=100. Settings may follow: clevr/,fit=squash."""
     out: Path | None = None
     """The study's folder. Left out: studies/ and name and scale."""
     runs: Path | None = None
@@ -46,8 +49,16 @@ class _Options:
     own."""
     jobs: int = 0
     """Runs at a time. 0: on a CPU one a core, at most 4; on a GPU one. Lower it when memory runs short."""
+    part: str | None = None
+    """Do only this part of the plan, as 3/8 for the third of eight, and draw no page: several machines share a study so, or the
+    tasks of a Slurm array. When all parts are done, the command without it draws the page."""
     dry_run: bool = False
-    """Print the plan and what exists already, and stop."""
+    """Print the plan with its costs and what exists already, and stop. At --scale paper the form for Slurm follows, on standard
+    output."""
+    tflops: float | None = None
+    """With --dry-run: reckon with a device that sustains so many TFLOP/s in training, as 150 for an H100 in bf16. Give it when
+    the runs are meant for another machine than this; how fast that one is you must know. Left out, finished runs of the plan
+    tell the rate, or else a few steps made now."""
 
 
 def names() -> list[str]:
@@ -78,14 +89,50 @@ def main(words: list[str]) -> int:
         study = dataclasses.replace(study, measures=tuple(given))
     out = options.out or Path("studies") / f"{name}-{scale}"
     command = " ".join(["wingspan", "study", *asked])
+    part = None if options.part is None else Part.read(options.part)
+    if options.tflops is not None and not options.dry_run:
+        raise UserError(f"--tflops {options.tflops:g} is for planning alone: give it with --dry-run.")
     if options.dry_run:
-        workbench.show_plan(study, out)
+        with console.status("counting operations and memory, timing a few steps"):
+            costs = draw_up(study, out, options.sitting, options.jobs, options.tflops, part)
+        bill.show(costs)
+        if scale == "paper" and part is None:
+            _offer_script(costs, asked)
         return 0
-    outcome = workbench.work(study, out, options.sitting, options.jobs, command)
+    if part is not None:
+        return _do_part(study, out, options, part, asked)
+    printed = workbench.Print(module.study("paper"), module.published()) if hasattr(module, "published") else None
+    outcome = workbench.work(study, out, options.sitting, options.jobs, command, printed)
     console.print(
         f"Wrote {outcome.page} and {out / 'results.parquet'}\nNext: open {outcome.page} in a browser", highlight=False
     )
     return 2 if outcome.failed else 0
+
+
+def _do_part(study: Study, out: Path, options: _Options, part: Part, asked: list[str]) -> int:
+    failed = carry_out(study, out, options.sitting, options.jobs, part)
+    done = len(part.of(plan(study, out))) - len(failed)
+    lost = f", {len(failed)} failed" if failed else ""
+    console.print(
+        f"part {part.number} of {part.parts}: {done} run{'' if done == 1 else 's'} done{lost}; when all parts are done: "
+        f"{shlex.join(['wingspan', 'study', *_without(asked, '--part')])}",
+        highlight=False, soft_wrap=True, markup=False,
+    )  # fmt: skip
+    return 2 if failed else 0
+
+
+def _offer_script(costs: Bill, asked: list[str]) -> None:
+    """The script alone goes to standard output, so that it can be sent into a file."""
+    words = [word for word in _without(asked, "--tflops") if word.replace("_", "-") != "--dry-run"]
+    console.print(f"\nOn Slurm (the same command with > {costs.study.name}.sbatch, then sbatch {costs.study.name}.sbatch):\n")
+    sys.stderr.flush()
+    print(bill.slurm_script(costs, words))
+
+
+def _without(words: list[str], flag: str) -> list[str]:
+    left = list(words)
+    arguments.take(left, flag)
+    return left
 
 
 def _list() -> None:
@@ -112,11 +159,5 @@ def _adapted(study: Study, options: _Options) -> Study:
                     f"study '{study.name}' sets {undone[0]} itself on its axis '{axis}' ('{label}'), so your value would be "
                     f"lost: use --widths, --seeds or --objectives, or wingspan pretrain for a single run."
                 )
-    extra = tuple(_transfer(text, options.run) for text in options.transfers)
+    extra = tuple(data_set(text, options.run.data.side) for text in options.transfers)
     return dataclasses.replace(study, base=options.run, runs=options.runs, transfers=(*study.transfers, *extra))
-
-
-def _transfer(text: str, run: Pretrain) -> Data:
-    """A data set to probe: a path when it exists here, else a hub id; images at the side of pretraining."""
-    side = run.data.side
-    return Hub(path=text, size=side) if Path(text).exists() or text.startswith((".", "/", "~")) else Hub(name=text, size=side)

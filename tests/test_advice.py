@@ -33,6 +33,7 @@ def test_the_narrowest_width_within_one_standard_error_of_the_best_over_seeds_is
     assert found.error == pytest.approx(scipy.stats.sem(FOUND[128]))  # 1.45
     assert (found.width, found.best, found.n, found.costs) == (64, 128, 3, COSTS[64])  # 70.0 >= 71.33 - 1.45
     assert found.means == pytest.approx({width: sum(values) / 3 for width, values in FOUND.items()})
+    assert found.errors == pytest.approx({width: scipy.stats.sem(values) for width, values in FOUND.items()})
     assert found.sentence == (
         "D=64: 70.0 points, within one standard error (1.5 points, n = 3 seeds) of the best, 71.3 at D=128; "
         "parameters 64,000 instead of 128,000, bytes a vector 8 instead of 16."
@@ -59,7 +60,10 @@ def test_only_the_tasks_asked_for_count() -> None:
         [measured({32: [80.0, 81.0], 256: [70.0, 71.0]}, "own"), measured({32: [20.0, 21.0], 256: [60.0, 61.0]}, "other")]
     )
     assert [advise(table, {**WHERE, "task": task}, {}).width for task in ("own", "other")] == [32, 256]
-    assert "the best and the narrowest (n = 2 seeds)" in advise(table, {**WHERE, "task": "own"}, {}).sentence
+    assert (
+        "the best and the narrowest (n = 2 seeds); no narrower one was measured"
+        in advise(table, {**WHERE, "task": "own"}, {}).sentence
+    )
     assert "no wider one was measured" in advise(table, {**WHERE, "task": "other"}, {}).sentence
 
 

@@ -18,6 +18,26 @@ Costs = Mapping[int, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One number against D. values: (seeds, widths) in `unit`, accuracies in points, of the seeds that have every width."""
+
+    widths: tuple[int, ...]  # rising
+    seeds: tuple[object, ...]
+    values: Floats
+    measured: Floats  # (widths,) standard error of the mean that the measure itself tells; NaN where it tells none
+    unit: str
+    over: str  # what each value is the mean over; may be ""
+
+    @property
+    def errors(self) -> Floats:
+        """(widths,) one standard error of each width's mean: over seeds, or with one seed the measurements' own."""
+        if len(self.seeds) == 1:
+            return self.measured
+        found: Floats = np.std(self.values, axis=0, ddof=1) / math.sqrt(len(self.seeds))
+        return found
+
+
+@dataclass(frozen=True)
 class Advice:
     """The width advised and why; values in `unit`, accuracies in points."""
 
@@ -29,6 +49,8 @@ class Advice:
     n: int
     unit: str
     costs: Mapping[str, float]
+    errors: Mapping[int, float]
+    """One standard error of every width's mean; NaN where nothing tells it."""
     sentence: str = ""
 
 
@@ -41,6 +63,11 @@ def advise(table: pd.DataFrame, where: Where, costs: Costs) -> Advice:
 
     Raises UserError where something of this was not measured, and where one seed's measurements tell no standard error.
     """
+    return advised(against_width(table, where), costs)
+
+
+def against_width(table: pd.DataFrame, where: Where) -> Curve:
+    """What `where` picks of a table, against D. Raises UserError where something of it was not measured."""
     try:
         widths = sorted({int(width) for width in pick(table, where)["width"]})
         if len(widths) < 2:
@@ -51,25 +78,29 @@ def advise(table: pd.DataFrame, where: Where, costs: Costs) -> Advice:
             raise MissingError(f"no seed has a value at every width: {', '.join(map(str, widths))}")
     except MissingError as error:
         raise UserError(f"No width can be advised: {error}. Measure it, or ask about what was measured.") from None
-    values = grid.values[whole]
-    means = {width: float(mean) for width, mean in zip(widths, values.mean(axis=0), strict=True)}
-    best = max(widths, key=lambda width: means[width])
-    rows = pick(table, {**where, "width": best})
-    rows = rows[rows["seed"].isin([grid.seeds[int(place)] for place in np.flatnonzero(whole)])]
-    spread = _error(rows, values[:, widths.index(best)], grid.unit)
-    width = next(width for width in widths if means[width] >= means[best] - spread)
-    found = Advice(width, best, means, spread, len(values), grid.unit, costs.get(width, {}))
-    return replace(found, sentence=_sentence(found, grid.over, costs))
+    seeds = tuple(grid.seeds[int(place)] for place in np.flatnonzero(whole))
+    rows = pick(table, where)
+    rows = rows[rows["seed"].isin(seeds)]
+    measured = [_measured(rows[rows["width"] == str(width)], grid.unit) for width in widths]
+    return Curve(tuple(widths), seeds, grid.values[whole], np.array(measured), grid.unit, grid.over)
 
 
-def _error(rows: pd.DataFrame, values: Floats, unit: str) -> float:
-    """The best width's: `rows` of the seeds that count, `values` one of each seed."""
-    if len(values) > 1:
-        return float(np.std(values, ddof=1)) / math.sqrt(len(values))
+def _measured(rows: pd.DataFrame, unit: str) -> float:
+    """Standard error of the mean of independent measurements."""
     errors = rows["error"].to_numpy(dtype=float) if "error" in rows else np.full(1, math.nan)
-    if np.isnan(errors).any():
-        raise UserError("No width can be advised from one seed of a measure without standard errors: run a second seed.")
     return float(np.sqrt((errors**2).sum())) / len(errors) * (100 if unit == "points" else 1)
+
+
+def advised(curve: Curve, costs: Costs) -> Advice:
+    """The rule of `advise` on a curve of which more is better. Raises UserError where nothing tells the best's error."""
+    means = {width: float(mean) for width, mean in zip(curve.widths, curve.values.mean(axis=0), strict=True)}
+    errors = {width: float(error) for width, error in zip(curve.widths, curve.errors, strict=True)}
+    best = max(curve.widths, key=lambda width: means[width])
+    if math.isnan(errors[best]):
+        raise UserError("No width can be advised from one seed of a measure without standard errors: run a second seed.")
+    width = next(width for width in curve.widths if means[width] >= means[best] - errors[best])
+    found = Advice(width, best, means, errors[best], len(curve.seeds), curve.unit, costs.get(width, {}), errors)
+    return replace(found, sentence=_sentence(found, curve.over, costs))
 
 
 def _sentence(found: Advice, over: str, costs: Costs) -> str:
@@ -77,7 +108,7 @@ def _sentence(found: Advice, over: str, costs: Costs) -> str:
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
     def number(value: float) -> str:
-        return f"{value:.1f}" if found.unit else f"{value:.3g}"
+        return f"{value:.{2 if 0 < value < 0.1 else 1}f}" if found.unit else f"{value:.3g}"
 
     unit = f" {found.unit}" if found.unit else ""
     seeds = f"n = {found.n} seed{'s' * (found.n > 1)}" + (f", each the mean of {over}" if over else "")
@@ -90,6 +121,8 @@ def _sentence(found: Advice, over: str, costs: Costs) -> str:
             text = f"D={found.width}: {mean}{unit}, the best and the narrowest ({seeds})"
         elif found.width == max(found.means):
             text += "; no wider one was measured"
+    if found.width == min(found.means):
+        text += "; no narrower one was measured"
     dear = costs.get(found.best, {}) if found.width != found.best else {}
     parts = [
         f"{name} {cost(value)}" + (f" instead of {cost(dear[name])}" if name in dear else "")

@@ -41,9 +41,15 @@ def study(scale: str) -> Study:
         claims=(
             *(
                 _sizes.claim(
-                    f"accuracy rises with D, batches: {batches}", measure, "accuracy", Trend("rises"), sampling=batches
+                    f"accuracy rises with D at K={each}, batches: {batches}",
+                    measure,
+                    "accuracy",
+                    Trend("rises"),
+                    sampling=batches,
+                    projector=each,
                 )
                 for batches in sampled
+                for each in K
             ),
             _sizes.claim(
                 "with few classes a batch a small K is better, at the widest D",

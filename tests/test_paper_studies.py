@@ -51,7 +51,7 @@ def test_a_study_runs_at_smoke_and_every_claim_gets_a_verdict(name: str, tmp_pat
     if name == "fig9":  # its claim on transfers needs a second data set
         study = replace(study, transfers=(Others(train=64, test=32, size=16, seed=1, target="colour"),))
     module = importlib.import_module(f"wingspan.experiments.{name}")
-    printed = workbench.Print(made(name, "paper"), module.published()) if hasattr(module, "published") else None
+    printed = workbench.Printed(made(name, "paper"), module.published()) if hasattr(module, "published") else None
     outcome = workbench.work(study, tmp_path, Sitting(device="cpu"), 1, f"wingspan study {name} --scale smoke", printed)
     assert not outcome.failed and outcome.table["value"].notna().any()
     assert study.claims and study.source

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from rich.markup import escape
 
 from wingspan import notes, report, spec
 from wingspan import study as studies
-from wingspan.claims import Claim, judge
+from wingspan.claims import judge
 from wingspan.errors import UserError
 from wingspan.experiments._paper import Published
 from wingspan.pretrain import Sitting
@@ -26,14 +25,14 @@ from wingspan.study import Outcome, Study
 
 
 @dataclass(frozen=True)
-class Print:
+class Printed:
     """What the paper printed of a study: its numbers, and the study at the paper's settings, whose claims they answer."""
 
     study: Study
     numbers: Published
 
 
-def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, printed: Print | None = None) -> Outcome:
+def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, printed: Printed | None = None) -> Outcome:
     """Do what is missing of a study, then write results.parquet, study.json and report.html into `out`.
 
     Raises UserError when nothing could be measured.
@@ -76,15 +75,14 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
     return Outcome(found.numbers, _write(page, found, out), failed)
 
 
-def rulings(study: Study, table: pd.DataFrame, printed: Print | None = None) -> tuple[report.Ruling, ...]:
+def rulings(study: Study, table: pd.DataFrame, printed: Printed | None = None) -> tuple[report.Ruling, ...]:
     """What became of each of a study's claims, and the same statistic of the paper's own numbers."""
     theirs = [judge(claim, printed.numbers.table).told for claim in printed.study.claims] if printed else []
     made = []
-    for claim, paper in itertools.zip_longest(study.claims, theirs, fillvalue=""):
-        assert isinstance(claim, Claim), "a study has as many claims at every scale"
+    for claim, paper in zip(study.claims, theirs or [""] * len(study.claims), strict=True):
         verdict = judge(claim, table)
         evidence = verdict.sentence.partition(": ")[2]
-        made.append(report.Ruling(claim.text, study.source, verdict.word, _upper(evidence), _upper(str(paper))))
+        made.append(report.Ruling(claim.text, study.source, verdict.word, _upper(evidence), _upper(paper)))
     return tuple(made)
 
 

@@ -101,7 +101,7 @@ def main(words: list[str]) -> int:
         return 0
     if part is not None:
         return _do_part(study, out, options, part, asked)
-    printed = workbench.Print(module.study("paper"), module.published()) if hasattr(module, "published") else None
+    printed = workbench.Printed(module.study("paper"), module.published()) if hasattr(module, "published") else None
     outcome = workbench.work(study, out, options.sitting, options.jobs, command, printed)
     console.print(
         f"Wrote {outcome.page} and {out / 'results.parquet'}\nNext: open {outcome.page} in a browser", highlight=False

@@ -28,16 +28,18 @@ def study(folder: Path, name: str, words: tuple[str, ...], paper: str = "") -> P
 def test_the_board_has_every_claim_and_leads_to_the_reports(tmp_path: Path, capsys) -> None:
     one = study(tmp_path / "studies" / "tab1", "tab1", ("holds", "undecided"), "Slope +0.8")
     two = study(tmp_path / "elsewhere" / "tab2", "tab2", ("fails",))
+    three = study(tmp_path / "studies" / "scenes", "scenes", ())
     (tmp_path / "studies" / "runs").mkdir()
     out = tmp_path / "studies"
-    assert command("report", one, two, tmp_path / "studies" / "runs", "--out", out) == 0
+    assert command("report", one, two, three, tmp_path / "studies" / "runs", "--out", out) == 0
     told = said(capsys)
     assert f"Wrote {out / 'board.html'}" in told and "left out:" in told and "holds no study.json" in told
     text, page = (out / "board.html").read_text(), Reader(out / "board.html")
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert links == ["tab1/report.html", "../elsewhere/tab2/report.html"]
+    assert links == ["tab1/report.html", "../elsewhere/tab2/report.html", "scenes/report.html"]
     assert all((out / str(link)).is_file() for link in links)
-    assert "<b>1</b> holds, <b>1</b> fails, <b>1</b> undecided, of 3 claims in 2 studies." in text
+    assert "<b>1</b> holds, <b>1</b> fails, <b>1</b> undecided, of 3 claims in 3 studies." in text
+    assert text.count("It claims nothing") == 1 and text.count('<ul class="board">') == 2
     assert "tab1 &lt;claim&gt; 1" in text and text.count("Slope +0.8 (one run a number)") == 2
     assert "1 done, 1 failed" in text and "out of memory" not in text
     assert "wingspan study tab2 --x" in text and "<b>1</b> not measured" not in text

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from wingspan import notes
 from wingspan.errors import UserError
-from wingspan.report import Ruling, render
+from wingspan.report import Ruling, render, tally
 from wingspan.runs import explained, provenance, read_json
-
-WORDS = ("holds", "fails", "undecided", "not measured")
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,9 @@ def read(folder: Path, board: Path) -> Shown:
 
 def write(studies: Sequence[Shown], out: Path, command: str) -> Path:
     """Write `board.html` into `out` and give its path."""
-    tally = Counter(ruling.word for study in studies for ruling in study.rulings)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         path = out / "board.html"
-        counts = {word: tally[word] for word in WORDS if tally[word]}
+        counts = tally(ruling for study in studies for ruling in study.rulings)
         render("board.html.j2", path, title="Claims", studies=studies, tally=counts, command=command, provenance=provenance())
     return path

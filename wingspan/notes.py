@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from wingspan import spec
 from wingspan import study as studies
 from wingspan.pretrain import Pretrain
@@ -18,11 +20,11 @@ from wingspan.study import Study
 NAME = "study.json"
 
 
-def write(study: Study, out: Path, failed: Mapping[str, str], command: str, rulings: Sequence[Ruling] | None = None) -> None:
+def write(study: Study, out: Path, table: pd.DataFrame, command: str, rulings: Sequence[Ruling] | None = None) -> None:
     """Write study.json: name, question, source, command and base run; of each run its name, fingerprint, path (from `out`) and
-    status; and what became of the claims. rulings None: nothing was judged now; what was before stays if the plan is the same.
+    status, out of `study.run_table`; and what became of the claims. rulings None: nothing was judged now; what was before stays
+    if the plan is the same.
     """
-    table = studies.run_table(study, out, failed)
     statuses = dict(zip(table["run"], table["status"], strict=True))
     runs = [
         {

@@ -33,6 +33,7 @@ from wingspan import chance
 from wingspan.advice import Advice, Curve, advised, against_width
 from wingspan.errors import UserError
 from wingspan.evidence import DRAWS, LONGEST, Floats
+from wingspan.results import name_of
 from wingspan.selection import Where
 
 
@@ -106,7 +107,7 @@ def proxies(table: pd.DataFrame, where: Where, labelled: Curve | None) -> list[F
     """
     found = []
     for rule in RULES:
-        labels = [label for label in table["measure"].unique() if label.partition("(")[0] == rule.measure]
+        labels = [label for label in table["measure"].unique() if name_of(label) == rule.measure]
         if labels:
             choice = {"measure": labels[0], "metric": rule.metric, "series": rule.series, "role": "in-distribution"}
             found.append(_found(rule, table, {**where, **choice}, labelled))

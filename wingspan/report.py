@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 import pandas as pd
 
 from wingspan import canvas, layout, pages, spec
+from wingspan.claims import Word
 from wingspan.errors import UserError
 from wingspan.findings import Finding, compare, headlines, leading, missing
 from wingspan.measures.base import Measure
 from wingspan.pages import Content, Files
+from wingspan.results import name_of
 from wingspan.tables import number, tidy
 
 __all__ = ["Page", "Ruling", "compare", "headlines", "write"]
@@ -32,6 +35,12 @@ class Ruling:
     word: str
     evidence: str
     paper: str = ""
+
+
+def tally(rulings: Iterable[Ruling]) -> dict[str, int]:
+    """Verdict -> how many claims met it, in a fixed order, without those that none met."""
+    counts = Counter(ruling.word for ruling in rulings)
+    return {word: counts[word] for word in get_args(Word) if counts[word]}
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ def write(page: Page, folder: Path) -> Path:
         page=page,
         contents=list(made.values()),
         names=names,
+        tally=tally(page.rulings),
         headlines=_headlines(table) if len(labels) > 1 else {},
         leading=leading(table) if len(table) else "",
         missing=missing(table, runs) if len(labels) > 1 else [],
@@ -125,7 +135,7 @@ def _same(published: pd.DataFrame, measure: Measure | None) -> pd.DataFrame:
     """The published rows by the same kind of measure: its settings may be others."""
     if published.empty or measure is None:
         return published.iloc[:0]
-    kinds = {label: spec.kind_of(spec.named(Measure, label.partition("(")[0])) for label in published["measure"].unique()}
+    kinds = {label: spec.kind_of(spec.named(Measure, name_of(label))) for label in published["measure"].unique()}
     return published[published["measure"].map(kinds) == spec.kind_of(measure)]
 
 

@@ -117,6 +117,11 @@ def label_of(measure: Measure) -> str:
     return f"{name}({rest})" if rest else name
 
 
+def name_of(label: str) -> str:
+    """The file or preset that a label made by `label_of` begins with: 'linear(epochs=5)' -> 'linear'."""
+    return label.partition("(")[0]
+
+
 # ----------------------------------------------------------------------------------------------------------------- tables
 
 

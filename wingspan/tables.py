@@ -34,9 +34,8 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     }
     made = table.reindex(columns=ROW).iloc[:0] if table.empty else table
     made = made.assign(**texts, **numbers)
-    axes = [str(name) for name in table if name not in ROW + RUN + CURVE and table[name].nunique(dropna=False) > 1]
     made["line"] = made["objective"].astype(str)
-    for axis in axes:
+    for axis in axes(table):
         made["line"] += f", {axis} " + table[axis].astype(str).replace("", "none")
     places = made.groupby("task")["data"].nunique()
     made["panel"] = [
@@ -47,6 +46,11 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     return made.sort_values(
         ["objective", "role", "width"], key=lambda column: column.map(rank) if column.name == "objective" else column
     )
+
+
+def axes(table: pd.DataFrame) -> list[str]:
+    """The columns that vary and tell of the run, beside objective, width and seed: a study's further axes."""
+    return [str(name) for name in table if name not in ROW + RUN + CURVE and table[name].nunique(dropna=False) > 1]
 
 
 def arrange(objectives: set[str]) -> list[str]:

@@ -41,11 +41,12 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
     try:
         failed = studies.carry_out(study, out, sitting, jobs)
     except Interrupted:
-        notes.write(study, out, {}, command)
+        notes.write(study, out, studies.run_table(study, out, {}), command)
         raise
-    notes.write(study, out, failed, command)
-    found = studies.results(study, out)
-    if found.numbers.empty:
+    found, runs = studies.results(study, out), studies.run_table(study, out, failed)
+    ruled = None if found.numbers.empty else rulings(study, found.numbers, printed)
+    notes.write(study, out, runs, command, ruled)
+    if ruled is None:
         raise UserError(
             f"study '{study.name}' measured nothing: {'; '.join(dict.fromkeys(failed.values())) or 'its plan is empty'}"
         )
@@ -57,7 +58,7 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
         question=study.question,
         notes=study.notes,
         table=found.numbers,
-        runs=studies.run_table(study, out, failed),
+        runs=runs,
         settings=json.loads(json.dumps(spec.to_json(study.base))),
         command=command,
         provenance=provenance(),
@@ -65,12 +66,11 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
         curves=found.curves,
         measures=found.measures,
         measured_notes=found.notes,
-        rulings=rulings(study, found.numbers, printed),
+        rulings=ruled,
         published=printed.numbers.drawn if printed else pd.DataFrame(),
         published_from=f"The paper's {printed.study.source}" if printed else "",
     )
-    notes.write(study, out, failed, command, page.rulings)
-    for ruling in page.rulings:
+    for ruling in ruled:
         console.print(f"  {ruling.claim}: [bold]{ruling.word}[/]. {escape(ruling.evidence)}", highlight=False, soft_wrap=True)
     return Outcome(found.numbers, _write(page, found, out), failed)
 

@@ -10,12 +10,12 @@ The last block has a projection shortcut at every width, so that width alone cha
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from wingspan import augment, spec
 from wingspan.backbones.resnet import ResNet
-from wingspan.claims import Claim, Kind
+from wingspan.claims import Claim, Extreme, Kind
 from wingspan.data.hub import Hub
 from wingspan.data.scenes import Scenes
 from wingspan.experiments._objectives import objectives
@@ -80,6 +80,11 @@ def measure(name: str, scale: str, more: Mapping[str, object] | None = None) -> 
 def projectors(*texts: str) -> Axis:
     """The axis of projectors, by their text; "" is none."""
     return {text or "none": {"projector": text} for text in texts}
+
+
+def extreme(axis: str, label: str, labels: Sequence[str], place: Literal["highest", "lowest"] = "highest") -> Extreme:
+    """One label of an axis above all its others, or below."""
+    return Extreme({axis: label}, tuple({axis: each} for each in labels if each != label), place)
 
 
 def claim(text: str, measure: Measure, metric: str, kind: Kind, **where: object) -> Claim:

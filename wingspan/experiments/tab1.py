@@ -6,7 +6,6 @@ wingspan study tab1 --scale small --data.path cifar10/
 from __future__ import annotations
 
 from wingspan import spec
-from wingspan.claims import Extreme
 from wingspan.experiments import _paper, _sizes
 from wingspan.study import Study, seeds, widths
 
@@ -26,9 +25,6 @@ def study(scale: str) -> Study:
     measure = _sizes.measure("linear", scale)
     labels, small = [text or "none" for text in projectors], projectors[1]
 
-    def others(label: str) -> tuple[dict[str, str], ...]:
-        return tuple({"projector": each} for each in labels if each != label)
-
     return Study(
         name="tab1",
         question="At a large D, is a very small linear projector best, and none worst?",
@@ -38,11 +34,9 @@ def study(scale: str) -> Study:
         source="Table 1",
         claims=(
             _sizes.claim(
-                f"a linear projector of {small} is best", measure, "accuracy", Extreme({"projector": small}, others(small))
+                f"a linear projector of {small} is best", measure, "accuracy", _sizes.extreme("projector", small, labels)
             ),
-            _sizes.claim(
-                "no projector is worst", measure, "accuracy", Extreme({"projector": "none"}, others("none"), "lowest")
-            ),
+            _sizes.claim("no projector is worst", measure, "accuracy", _sizes.extreme("projector", "none", labels, "lowest")),
         ),
         notes=(_sizes.NOTE,),
     )

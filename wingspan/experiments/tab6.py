@@ -6,7 +6,6 @@ wingspan study tab6 --scale small --data.path cifar10/
 from __future__ import annotations
 
 from wingspan import spec
-from wingspan.claims import Extreme
 from wingspan.experiments import _paper, _sizes
 from wingspan.study import Study, seeds, widths
 
@@ -31,9 +30,6 @@ def study(scale: str) -> Study:
     labels = [text or "none" for text in projectors]
     best = labels[-1]
 
-    def others(label: str) -> tuple[dict[str, str], ...]:
-        return tuple({"projector": each} for each in labels if each != label)
-
     return Study(
         name="tab6",
         question="At a large D, which projector leaves the best representation behind, and what does each of its layers keep?",
@@ -46,14 +42,14 @@ def study(scale: str) -> Study:
                 f"wide layers and a narrow last one ({best}) are best",
                 measure,
                 "accuracy",
-                Extreme({"projector": best}, others(best)),
+                _sizes.extreme("projector", best, labels),
                 series="h",
             ),
             _sizes.claim(
                 "no projector is worst",
                 measure,
                 "accuracy",
-                Extreme({"projector": "none"}, others("none"), "lowest"),
+                _sizes.extreme("projector", "none", labels, "lowest"),
                 series="h",
             ),
         ),

@@ -17,6 +17,7 @@ from wingspan.errors import UserError
 from wingspan.prices import Price, price
 from wingspan.progress import console
 from wingspan.proxy import MEASURES, WIDEST, Found, proxies
+from wingspan.results import name_of
 from wingspan.verbs._folder import Folder
 
 _FEW = 3  # seeds from which on a standard error is worth trusting
@@ -65,9 +66,8 @@ class Answer:
 
 
 def axes(table: pd.DataFrame) -> list[str]:
-    """The columns that vary beside objective, width and seed and tell of the run and not of the number."""
-    about = {*tables.ROW, *tables.RUN, *tables.CURVE}
-    return [str(name) for name in table if name not in about and table[name].map(label).nunique() > 1]
+    """A study's further axes, as `label` tells them apart."""
+    return [name for name in tables.axes(table) if table[name].map(label).nunique() > 1]
 
 
 def label(value: object) -> str:
@@ -128,7 +128,7 @@ def _notes(folder: Folder, rows: pd.DataFrame, asked: Asked, blocks: Sequence[Bl
         notes.append(f"{seeds}, so one standard error is itself a guess: {_FEW} seeds or more settle what is close.")
     if any(each.step_seconds is not None for block in blocks for each in block.prices.values()):
         notes.append("Time a step is as it was in training, whatever else that machine did meanwhile.")
-    lacking = [name for name in MEASURES if not rows["measure"].str.partition("(")[0].eq(name).any()]
+    lacking = [name for name in MEASURES if not rows["measure"].map(name_of).eq(name).any()]
     if lacking:
         notes.append(f"Advice without labels needs the measure{'s' * (len(lacking) > 1)} {' and '.join(lacking)}, which this "
                      f"table lacks: {folder.unlabelled}")  # fmt: skip

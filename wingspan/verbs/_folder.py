@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -17,9 +16,10 @@ from wingspan.errors import UserError, nearest
 from wingspan.notes import NAME as NOTE
 from wingspan.pretrain import load_run
 from wingspan.proxy import MEASURES
+from wingspan.results import name_of
 from wingspan.runs import RunFolder, read_json
 from wingspan.verbs import _arguments as arguments
-from wingspan.verbs.study import names
+from wingspan.verbs.study import at_scale, names
 
 TABLE = "results.parquet"
 _COLUMNS = ("run", "fingerprint", "objective", "width", "seed", "measure", "data", "role", "metric", "value")
@@ -39,7 +39,7 @@ class Folder:
     def unlabelled(self) -> str:
         """What adds the measures that advice without labels goes by."""
         words = self.command.split()
-        asked = ",".join(arguments.take_list(words, "--measures") or self.table["measure"].str.partition("(")[0].unique())
+        asked = ",".join(arguments.take_list(words, "--measures") or self.table["measure"].map(name_of).unique())
         wanted = dict.fromkeys([*asked.split(","), *MEASURES])
         if not words:
             return f"give the command that made this table --measures {','.join(wanted)}"
@@ -54,10 +54,7 @@ def find(study: str, scale: str | None) -> Path:
             raise UserError(f"--scale {scale} goes with a study's name, and {study} is a folder: leave it out.")
         return path
     if study in names():
-        module = importlib.import_module(f"wingspan.experiments.{study}")
-        scale = scale or "small"
-        if scale not in module.SCALES:
-            raise UserError(f"study '{study}' has no scale '{scale}'.{nearest(scale, module.SCALES)}")
+        _, scale = at_scale(study, scale)
         path = Path("studies") / f"{study}-{scale}"
         if (path / TABLE).is_file():
             return path

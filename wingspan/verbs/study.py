@@ -13,6 +13,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import tyro
@@ -65,6 +66,15 @@ def names() -> list[str]:
     return sorted(each.name for each in pkgutil.iter_modules(experiments.__path__) if not each.name.startswith("_"))
 
 
+def at_scale(name: str, scale: str | None) -> tuple[ModuleType, str]:
+    """A study's file, and the scale asked for or small. Raises UserError for a scale that the study does not have."""
+    module = importlib.import_module(f"wingspan.experiments.{name}")
+    scale = scale or "small"
+    if scale not in module.SCALES:
+        raise UserError(f"study '{name}' has no scale '{scale}'.{nearest(scale, module.SCALES)}")
+    return module, scale
+
+
 def main(words: list[str]) -> int:
     words, asked = list(words), list(words)
     if not words or words[0] in ("--list", "-h", "--help"):
@@ -73,11 +83,8 @@ def main(words: list[str]) -> int:
     name = words.pop(0)
     if name not in names():
         raise UserError(f"study '{name}' is not known.{nearest(name, names())} See wingspan study --list.")
-    module = importlib.import_module(f"wingspan.experiments.{name}")
-    scale = arguments.take(words, "--scale") or "small"
+    module, scale = at_scale(name, arguments.take(words, "--scale"))
     measured, changes = (arguments.take_list(words, flag) or [] for flag in ("--measures", "--set"))
-    if scale not in module.SCALES:
-        raise UserError(f"study '{name}' has no scale '{scale}'.{nearest(scale, module.SCALES)}")
     study: Study = module.study(scale)
     start, words = arguments.choose(words, study.base)
     scales = f"--scale {{{','.join(module.SCALES)}}}"

@@ -17,6 +17,7 @@ from wingspan.objectives.supervised import Supervised
 from wingspan.objectives.vicreg import VICReg
 from wingspan.optim import Optim
 from wingspan.pretrain import Pretrain
+from wingspan.streaming.rule import Streamed
 
 CLASSES = 1000  # what the forecast counts a classifier for
 OBJECTIVES = [SimCLR(), VICReg(), Barlow(), BYOL(hidden=20), Supervised()]
@@ -102,8 +103,10 @@ def really_saved(of: Pretrain, side: int) -> int:
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("width", [24, 2048])
-def test_activation_bytes_are_what_autograd_keeps(objective: Objective, width: int) -> None:
+@pytest.mark.parametrize("streamed", ["on", "off"])
+def test_activation_bytes_are_what_autograd_keeps(objective: Objective, width: int, streamed: Streamed) -> None:
     settings = replace(run(objective, width), batch=16)
+    settings = replace(settings, backbone=replace(settings.backbone, streamed=streamed))
     real = really_saved(settings, 32)
     assert forecast(settings, 32, "fp32").activation_bytes == pytest.approx(real, rel=0.02)
 

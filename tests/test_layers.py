@@ -12,8 +12,8 @@ import wingspan
 
 HOUSE = Path(wingspan.__file__).parent
 FLOORS = {
-    "errors": 0, "spec": 0, "chance": 0, "progress": 0, "stopping": 0, "runs": 0, "runtime": 0,
-    "data": 1, "bits": 1, "colour": 1, "augment": 1, "sampling": 1,
+    "errors": 0, "spec": 0, "chance": 0, "progress": 0, "stopping": 0, "runs": 0, "runtime": 0, "caches": 0,
+    "data": 1, "bits": 1, "colour": 1, "augment": 1, "sampling": 1, "streaming": 1,
     "backbones": 2, "projector": 2, "objectives": 2,
     "learner": 3, "optim": 3,
     "pretrain": 4, "loop": 4, "online": 4,

@@ -33,6 +33,8 @@ class Forecast:
 def forecast(run: Pretrain, side: int, precision: str | None = None) -> Forecast:
     """Count parameters, FLOPs and memory of a run on images of `side` pixels.
 
+    The last block is counted as the plain one unless the run says `streamed` on: auto depends on the machine.
+
     precision: "bf16" or "fp32"; None asks this machine.
     """
     bf16 = (precision or Runtime("auto", run.precision).precision) == "bf16"

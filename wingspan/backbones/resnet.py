@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from wingspan.backbones.base import Backbone, check_width
 from wingspan.errors import UserError
+from wingspan.streaming import block, rule
+from wingspan.streaming.rule import Streamed
 
 Arch = Literal[
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "small", "small_deep", "small_wide"
@@ -89,13 +91,33 @@ class Block(nn.Module):
     def last_norm(self) -> nn.BatchNorm2d:
         return self.bn3 if self.bottleneck else self.bn2
 
+    @property
+    def last_conv(self) -> nn.Conv2d:
+        return self.conv3 if self.bottleneck else self.conv2
+
+    def _inner(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> what the last convolution gets."""
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)), inplace=True) if self.bottleneck else x
+
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H/stride, W/stride)
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.bn2(self.conv2(x))
-        if self.bottleneck:
-            x = self.bn3(self.conv3(F.relu(x, inplace=True)))
-        return F.relu(x + shortcut, inplace=True)
+        return F.relu(self.last_norm(self.last_conv(self._inner(x))) + shortcut, inplace=True)
+
+    def streams(self, mode: Streamed, x: Tensor) -> bool:
+        """Whether `pooled` is to be used as the last block, for a network whose input is like x."""
+        able = self.last_conv.stride == (1, 1)
+        return able and rule.chosen(mode, x, self.last_norm.num_features, training=self.training)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The mean of `forward` over positions, (B, outputs), whose every position is never stored."""
+        conv, norm = self.last_conv, self.last_norm
+        if self.downsample is None:
+            return block.pooled(self._inner(x), x, conv, norm)
+        shortcut: nn.Conv2d = self.downsample[0]  # type: ignore[assignment]
+        shortcut_norm: nn.BatchNorm2d = self.downsample[1]  # type: ignore[assignment]
+        across, down = shortcut.stride
+        return block.pooled(self._inner(x), x[:, :, ::across, ::down], conv, norm, shortcut, shortcut_norm)
 
 
 class ResNetModule(nn.Module):
@@ -104,7 +126,7 @@ class ResNetModule(nn.Module):
     def __init__(self, spec: ResNet) -> None:
         super().__init__()
         plan = PLANS[spec.arch]
-        self.width = spec.D
+        self.width, self.streamed = spec.D, spec.streamed
         if spec.stem == "imagenet":
             self.conv1 = _Conv(3, plan.planes, 7, stride=2)
         else:
@@ -131,9 +153,13 @@ class ResNetModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        for name in ("layer1", "layer2", "layer3", "layer4"):
+        for name in ("layer1", "layer2", "layer3"):
             x = self.get_submodule(name)(x)
-        return torch.mean(x, (2, 3))  # (B, D, H', W') -> (B, D)
+        stage: nn.Sequential = self.layer4  # type: ignore[assignment]
+        last: Block = stage[-1]  # type: ignore[assignment]
+        if last.streams(self.streamed, x):
+            return last.pooled(stage[:-1](x))
+        return torch.mean(stage(x), (2, 3))  # (B, D, H', W') -> (B, D)
 
 
 @dataclass(frozen=True)
@@ -156,6 +182,10 @@ class ResNet(Backbone):
     width, so that a sweep over D changes one thing only."""
     stem: Literal["imagenet", "cifar", "half"] = "imagenet"
     """imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1 (for 32 x 32 images); half: 3x3 stride 2 (faster, for CPUs)."""
+    streamed: Streamed = "auto"
+    """Whether the last block is computed in channel chunks whose output is never stored, to save memory and time; the result is
+    the same up to rounding. auto: wherever that was measured to win, which is on CPUs; on: always, for instance on a GPU whose
+    memory does not hold a wide block; off: never."""
     zero_init: bool = False
     """Start every residual branch at zero, as facebookresearch/vicreg does."""
 

@@ -59,11 +59,6 @@ class Decoded:
     notes: tuple[str, ...] = ()
 
 
-def cache_folder(chosen: str) -> Path:
-    """What the user chose, else $WINGSPAN_CACHE, else ~/.cache/wingspan."""
-    return Path(chosen or os.environ.get("WINGSPAN_CACHE") or "~/.cache/wingspan").expanduser()
-
-
 def size_decoded(encoded: Encoded) -> int:
     """Bytes that all images take when decoded."""
     return len(encoded) * 3 * encoded.side**2

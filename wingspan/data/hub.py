@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wingspan.caches import cache_folder
 from wingspan.chance import generator
-from wingspan.data._cache import Decoded, cache_folder, decode_once, scan, size_decoded
+from wingspan.data._cache import Decoded, decode_once, scan, size_decoded
 from wingspan.data._decode import Fit
 from wingspan.data._encoded import SKIP, Encoded
 from wingspan.data._labels import MISSING, Task, guess_target, image_column, read_columns

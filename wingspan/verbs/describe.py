@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
+from wingspan import spec
 from wingspan.forecast import Forecast, forecast
 from wingspan.pretrain import Pretrain
 from wingspan.progress import console
@@ -38,14 +39,24 @@ def main(words: list[str]) -> int:
     options = arguments.parse(_Options, _Options(run), words, "describe", about)
     side = options.size or (224 if getattr(options.run.backbone, "stem", "imagenet") == "imagenet" else 32)
     cost = forecast(options.run, side, options.memory)
+    streamed = forecast(spec.override(options.run, {"backbone.streamed": "on"}), side, options.memory)
     if options.json:
-        print(json.dumps({"width": options.run.backbone.D, "size": side, **dataclasses.asdict(cost)}))
+        print(
+            json.dumps(
+                {
+                    "width": options.run.backbone.D,
+                    "size": side,
+                    **dataclasses.asdict(cost),
+                    "streamed_activation_bytes": streamed.activation_bytes,
+                }
+            )
+        )
     else:
-        _table(options.run, side, cost)
+        _table(options.run, side, cost, streamed)
     return 0
 
 
-def _table(run: Pretrain, side: int, cost: Forecast) -> None:
+def _table(run: Pretrain, side: int, cost: Forecast, streamed: Forecast) -> None:
     table = Table(title=f"{run.backbone.label_name}, D = {run.backbone.D}, projector '{run.projector_text}', {side} x {side}")
     table.add_column("what")
     table.add_column("how much", justify="right")
@@ -54,6 +65,7 @@ def _table(run: Pretrain, side: int, cost: Forecast) -> None:
     table.add_row("head parameters", f"{cost.head_parameters:,}")
     table.add_row("forward, one view", f"{cost.forward_flops / 1e9:.2f} GFLOP")
     table.add_row(f"activations, {cost.views} views, {cost.precision}", f"{cost.activation_bytes / 2**30:.2f} GiB")
+    table.add_row("the same with the last block streamed", f"{streamed.activation_bytes / 2**30:.2f} GiB")
     table.add_row("weights, gradients, optimiser, average", f"{cost.weight_bytes / 2**30:.2f} GiB")
     table.add_row("one vector h in fp16 / in bits", f"{run.backbone.D * 2:,} / {-(-run.backbone.D // 8):,} bytes")
     console.print(table)

@@ -24,9 +24,9 @@ def as_rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def as_images(rows: Tensor, like: Tensor) -> Tensor:
-    """(N H W, K) -> (N, K, H, W) as many and as large as `like`, in channels_last memory."""
-    N, _, H, W = like.shape
+def as_images(rows: Tensor, shape: torch.Size) -> Tensor:
+    """(N H W, K) -> (N, K, H, W) with the N, H and W of `shape`, in channels_last memory."""
+    N, _, H, W = shape
     return rows.view(N, H, W, -1).permute(0, 3, 1, 2)
 
 
@@ -83,7 +83,7 @@ class Branch(ABC):
     def input_gradient(self) -> Tensor:
         """(N, K, H, W), once all channels are through."""
         assert self.gradient is not None
-        return as_images(self.gradient.to(self.x.dtype), self.x)
+        return as_images(self.gradient.to(self.x.dtype), self.x.shape)
 
 
 class Rows(Branch):
@@ -111,7 +111,7 @@ class Rows(Branch):
     def output(self, here: slice, out: Tensor | None = None) -> Tensor:
         w = self.w(here)
         if _by_convolution(w):
-            return as_rows(F.conv2d(as_images(self.U, self.x), w)).contiguous()
+            return as_rows(F.conv2d(as_images(self.U, self.x.shape), w)).contiguous()
         return torch.mm(self.U, w.flatten(1).t(), out=out)  # type: ignore[call-overload,no-any-return]
 
     def offset(self, here: slice) -> Tensor | float:
@@ -170,7 +170,7 @@ class Rows(Branch):
         for at in range(0, len(dy), images := max(1, _BLOCK // P) * P):
             part = slice(at, at + images)
             if _by_convolution(w):
-                made = as_rows(F.conv2d(as_images(dy[part], self.x[: len(dy[part]) // P]), w.t()[:, :, None, None]))
+                made = as_rows(F.conv2d(as_images(dy[part], self.x[: len(dy[part]) // P].shape), w.t()[:, :, None, None]))
             else:
                 made = torch.mm(dy[part], w)
             self.kernels.accumulate(self.gradient[part], made)
@@ -202,7 +202,7 @@ class Patches(Branch):
         w = self.w(here)
         pad = w.shape[-1] // 2
         dx, dw, _ = torch.ops.aten.convolution_backward(
-            as_images(dy, self.x), self.x, w, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, [True, True, False]
+            as_images(dy, self.x.shape), self.x, w, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, [True, True, False]
         )
         weight_gradient.copy_(dw)
         rows = as_rows(dx)

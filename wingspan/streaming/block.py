@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from wingspan.streaming import rule
 from wingspan.streaming._branch import Branch, Patches, Rows, as_images, as_rows
+from wingspan.streaming._norms import check_rows, of_batch, update
 from wingspan.streaming._plain import wide
 from wingspan.streaming._together import Together
+from wingspan.streaming.fused import Fused
 
 CHUNK = 1024  # channels; smaller chunks make matrix products less efficient, larger ones fall out of the cache
 
@@ -70,28 +72,19 @@ def pooled(
     tensors = [t for c, n in zip(convs, norms, strict=True) for t in (c.weight, n.weight, n.bias)]
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (h, x, *tensors))
     keep = rule.room(norm.num_features) if keep is None else keep
+    engine = rule.engine(h, convs)
+    if engine is not None:
+        with torch.autocast(kind, enabled=False):
+            fused: Tensor = Fused.apply(  # type: ignore[no-untyped-call]
+                engine, Together(together), norms, save, h.to(dtype), x.to(dtype), *tensors
+            )
+        return fused
     plan = Plan(norms, save, keep if save else 0, kernels or rule.kernels(h, dtype), Together(together), chunk)
     with torch.autocast(kind, enabled=False):
         found: Tensor = _Pooled.apply(  # type: ignore[no-untyped-call]
             plan, h.to(dtype), x.to(dtype), *tensors
         )
     return found
-
-
-def _batch(norm: nn.BatchNorm2d) -> bool:
-    """Whether statistics are the batch's."""
-    return norm.training or norm.running_mean is None
-
-
-def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics toward the batch's, once; `variance` is the unbiased one."""
-    if not norm.training or norm.running_mean is None or norm.running_var is None:
-        return
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    share = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), share)
 
 
 class _Block:
@@ -114,7 +107,7 @@ class _Block:
         """(branch, chunks) whose output is kept: of the branch that is dearest to do without, as many as there is room for."""
         cost = [self.price(branch) for branch in self.branches]
         of = cost.index(max(cost))
-        if not _batch(self.plan.norms[of]) and isinstance(self.branches[of], Rows):
+        if not of_batch(self.plan.norms[of]) and isinstance(self.branches[of], Rows):
             return of, 0
         width = max(here.stop - here.start for here in self.plan.chunks(self.D))
         return of, self.plan.keep // (self.M * width * self.branches[of].x.element_size())
@@ -126,7 +119,7 @@ class _Block:
     def by_gram(self, index: int) -> bool:
         """Whether a branch's gradient is formed without its output."""
         branch = self.branches[index]
-        return isinstance(branch, Rows) and (not _batch(self.plan.norms[index]) or branch.gram_flops < branch.flops)
+        return isinstance(branch, Rows) and (not of_batch(self.plan.norms[index]) or branch.gram_flops < branch.flops)
 
 
 class _Pooled(torch.autograd.Function):
@@ -136,8 +129,7 @@ class _Pooled(torch.autograd.Function):
         stat, kernels = wide(h.dtype), plan.kernels
         rows = h.shape[0] * h.shape[2] * h.shape[3]
         total = plan.together.rows(rows, h.device)
-        if total == 1 and any(_batch(norm) for norm in plan.norms):
-            raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(h.shape)}")
+        check_rows(plan.norms, total, h.shape)
         mus = [
             plan.together.total(as_rows(source).sum(0, dtype=stat)) / total for source, _ in zip((h, x), weights, strict=False)
         ]
@@ -165,8 +157,7 @@ class _Pooled(torch.autograd.Function):
             if found is not None:
                 bits.append(found)
         for norm, spread in zip(plan.norms, spreads, strict=True):
-            if norm.training:
-                _update(norm, *spread)
+            update(norm, *spread)
         if plan.save:
             ctx.plan, ctx.counts = plan, (len(weights), len(bits), len(kept))
             ctx.save_for_backward(h, x, facts, *weights, *mus, *bits, *kept)
@@ -194,7 +185,7 @@ class _Pooled(torch.autograd.Function):
             chunk.backward([w[here] for w in gradients], dgamma[:, here], dbeta[:, here])
         inputs = [branch.input_gradient() for branch in block.branches]
         if dadd is not None:
-            inputs.append(as_images(dadd, x))
+            inputs.append(as_images(dadd, x.shape))
         answers = [t for triple in zip(gradients, dgamma, dbeta, strict=True) for t in triple]
         return (None, *inputs, *answers)
 
@@ -240,7 +231,7 @@ class _Chunk:
         over_all = plan.together.total(torch.stack([total, *alongs])) / block.all
         for index, branch in enumerate(block.branches):
             mean, scale, std = self.facts[index]
-            batch = _batch(plan.norms[index])
+            batch = of_batch(plan.norms[index])
             middle, slope = (over_all[0], over_all[1 + index] / std) if batch else (torch.zeros_like(mean),) * 2
             if index in outputs:
                 y = outputs[index]
@@ -272,7 +263,7 @@ def _normaliser(
     """Mean, scale and std that a branch's output y (M, c), less its offset, is normalised with. Keeps the batch's own, for the
     running statistics, in spread (2, D)."""
     plan, norm, offset = block.plan, block.plan.norms[index], block.branches[index].offset(here)
-    if _batch(norm):
+    if of_batch(norm):
         mean, square = plan.together.moments(plan.kernels.moments(y), block.M, block.all)
         variance = square / block.all
         spread[0, here] = mean + offset

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from wingspan.progress import tell
@@ -36,6 +39,17 @@ def kernels(x: Tensor, dtype: torch.dtype) -> ModuleType:
     """The compiled kernels where they apply, else PyTorch's."""
     fast = x.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and not isinstance(x, FakeTensor)
     return _native if fast and compiled() else _plain
+
+
+def engine(x: Tensor, convolutions: Sequence[nn.Conv2d]) -> ModuleType | None:
+    """The module that computes a block of 1x1 convolutions as fused products (`fused.py`), or None where there is none."""
+    wanted = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    pointwise = all(each.kernel_size == (1, 1) for each in convolutions)
+    if not wanted or not pointwise or x.dtype == torch.float64 or isinstance(x, FakeTensor) or find_spec("triton") is None:
+        return None
+    from wingspan.streaming import _triton
+
+    return _triton
 
 
 @functools.cache

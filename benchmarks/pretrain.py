@@ -1,10 +1,13 @@
-"""Views a second of pretraining, end to end and split into reading, augmentation, forward + backward + step; fp32 and bf16.
+"""Views a second of pretraining, end to end and split into reading, augmentation, forward + backward + step; fp32 and bf16, or
+the last block plain and streamed.
 
     python benchmarks/pretrain.py --json
     python benchmarks/pretrain.py --backbone resnet18 --stem cifar --width 2048 --batch 128
+    python benchmarks/pretrain.py --compare streamed --width 4096
 
-Both precisions run in turn, round after round, so that a drifting machine drifts for both; the ratio is the median over
-rounds. The numbers are this machine's; the ratio travels better.
+Both sides run in turn, round after round, so that a drifting machine drifts for both; the ratio of times is the median over
+rounds. The numbers are this machine's; the ratio travels better. Memory is kept when freed, as `wingspan pretrain` does on a
+CPU, unless --default-malloc is given.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from wingspan import loop, sampling, spec
 from wingspan.data.base import ImageSet
 from wingspan.pretrain import Pretrain, State, prepare
 from wingspan.recipes import SMALL
-from wingspan.runtime import Runtime
+from wingspan.runtime import Runtime, hold_memory
+
+SIDES = {"precision": ("fp32", "bf16"), "streamed": ("plain", "streamed")}
 
 
 def main() -> None:
@@ -45,19 +50,23 @@ def main() -> None:
         },
     )
     images = run.data.load("train")
-    sides = {precision: setup(run, images, precision) for precision in ("fp32", "bf16")}
-    rounds: dict[str, list[dict[str, float]]] = {precision: [] for precision in sides}
+    if not options.default_malloc and not torch.cuda.is_available():
+        hold_memory()
+    slow, fast = SIDES[options.compare]
+    sides = {side: setup(run, images, side) for side in (slow, fast)}
+    rounds: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for number in range(options.rounds + 1):
-        for precision, (state, runtime) in sides.items():
+        for side, (state, runtime) in sides.items():
             found = one_round(run, state, runtime, images, options.steps)
             if number:  # the first round warms caches and primitives
-                rounds[precision].append(found)
+                rounds[side].append(found)
     result = {
         "backbone": options.backbone, "width": run.backbone.D, "objective": options.objective, "batch": options.batch,
         "size": options.size, "threads": torch.get_num_threads(), "torch": torch.__version__, "rounds": options.rounds,
         "load_average": round(os.getloadavg()[0], 2), "device": str(next(iter(sides.values()))[1].device),
-        **{precision: summary(each) for precision, each in rounds.items()},
-        "bf16_over_fp32": ratio(rounds),
+        "default_malloc": options.default_malloc, "sides": [slow, fast],
+        **{side: summary(each) for side, each in rounds.items()},
+        "speedup": ratio(rounds[slow], rounds[fast]), "time_ratio": ratio(rounds[fast], rounds[slow]),
     }  # fmt: skip
     print(json.dumps(result) if options.json else table(result))
 
@@ -74,12 +83,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=3, help="optimiser steps a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
+    parser.add_argument("--compare", default="precision", choices=list(SIDES))
+    parser.add_argument("--default-malloc", action="store_true", help="leave memory as PyTorch has it")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
-def setup(run: Pretrain, images: ImageSet, precision: str) -> tuple[State, Runtime]:
-    runtime = Runtime("auto", precision)  # type: ignore[arg-type]
+def setup(run: Pretrain, images: ImageSet, side: str) -> tuple[State, Runtime]:
+    """A side is a precision, or `plain` or `streamed` in the precision that training would choose."""
+    runtime = Runtime("auto", side if side in ("fp32", "bf16") else "auto")  # type: ignore[arg-type]
+    if side in ("plain", "streamed"):
+        run = spec.override(run, {"backbone.streamed": "on" if side == "streamed" else "off"})
     state = prepare(run, images, runtime)
     state.learner.train()
     return state, runtime
@@ -119,22 +133,23 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, Any]:
     return found
 
 
-def ratio(rounds: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    pairs = [slow["end_to_end"] / fast["end_to_end"] for slow, fast in zip(rounds["fp32"], rounds["bf16"], strict=True)]
+def ratio(over: list[dict[str, float]], under: list[dict[str, float]]) -> dict[str, float]:
+    pairs = [a["end_to_end"] / b["end_to_end"] for a, b in zip(over, under, strict=True)]
     return {"median": round(statistics.median(pairs), 3), "min": round(min(pairs), 3), "max": round(max(pairs), 3)}
 
 
 def table(result: dict[str, Any]) -> str:
+    slow, fast = result["sides"]
     lines = [
         f"{result['backbone']} D={result['width']}, {result['objective']}, batch {result['batch']}, "
         f"{result['device']}, {result['threads']} threads, load {result['load_average']}",
-        f"{'views/s':<18}{'fp32':>12}{'bf16':>12}",
+        f"{'views/s':<18}{slow:>12}{fast:>12}",
     ]
     for part in ("end_to_end", "data", "augmentation", "forward_backward"):
         key = f"{part}_views_per_second"
-        lines.append(f"{part:<18}{result['fp32'][key]:>12,.0f}{result['bf16'][key]:>12,.0f}")
-    found = result["bf16_over_fp32"]
-    return "\n".join([*lines, f"bf16 over fp32: {found['median']} ({found['min']} to {found['max']})"])
+        lines.append(f"{part:<18}{result[slow][key]:>12,.0f}{result[fast][key]:>12,.0f}")
+    found = result["speedup"]
+    return "\n".join([*lines, f"{fast} over {slow}: {found['median']} ({found['min']} to {found['max']})"])
 
 
 if __name__ == "__main__":

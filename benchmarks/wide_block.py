@@ -10,6 +10,8 @@ a second pass, each side in a process of its own (Linux; on a GPU, PyTorch's own
 median of pairs with the least and greatest; FLOPs are counted by PyTorch. `growth` is the streamed time at the greatest width
 over that at the least, over the ratio of their FLOPs.
 
+--hold measures both sides in memory that is kept when freed, as `wingspan pretrain` runs on a CPU, not PyTorch's default.
+
 With --device cuda a third side is the plain block under torch.compile, and `floor_ratio` is the streamed time over that of the
 three matrix products alone.
 """
@@ -33,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wingspan.backbones.resnet import Block
 from wingspan.chance import generator
+from wingspan.runtime import hold_memory
 from wingspan.streaming import block
 
 SHAPES = {"bottleneck": (512, 2048, 7), "basic": (512, 512, 4)}  # inner channels, shortcut's channels, side
@@ -209,17 +212,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--only", nargs="+", help="cases, as KIND-PRECISION-IMAGES-WIDTH: bottleneck-bf16-64-8192")
     parser.add_argument("--all", action="store_true", help="every case that the README tells of: an hour on two cores")
+    parser.add_argument("--hold", action="store_true", help="keep freed memory on both sides, as training does")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
+    if chosen.hold:
+        hold_memory()
     names = chosen.only or (FULL if chosen.all else BRIEF)
     if chosen.peak:
         print(peak(names[0], chosen.peak, chosen.device))
         return
     found = {
         "benchmark": "wide_block", "threads": torch.get_num_threads(), "pairs": chosen.pairs, "torch": torch.__version__,
-        "device": chosen.device, "load_average": round(os.getloadavg()[0], 2), "cases": [],
+        "device": chosen.device, "hold": chosen.hold, "load_average": round(os.getloadavg()[0], 2), "cases": [],
     }  # fmt: skip
     cases: list[dict[str, object]] = []
     for name in names:

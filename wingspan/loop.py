@@ -19,7 +19,7 @@ from wingspan.online import Online
 from wingspan.pretrain import Pretrain, Sitting, State, load_run, prepare
 from wingspan.progress import bar, tell
 from wingspan.runs import RunFolder, explained, write_json
-from wingspan.runtime import Runtime
+from wingspan.runtime import Runtime, hold_memory
 from wingspan.sampling import Sampler
 from wingspan.stopping import Interrupted, stop_on_signals
 
@@ -38,6 +38,8 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
         tell(images.notes)
         sampler = Sampler(run.sampling, images, run.batch, run.seed)
         runtime = Runtime(sitting.device, run.precision)
+        if runtime.device.type == "cpu":
+            hold_memory()
         state = prepare(run, images, runtime)
         if folder.checkpoints():
             state.restore(folder.checkpoints()[-1], spec.fingerprint(run))

@@ -11,6 +11,7 @@ import itertools
 from torch import nn
 
 from wingspan.errors import UserError
+from wingspan.streaming.linear import linear
 
 
 def widths(text: str) -> tuple[int, ...]:
@@ -39,7 +40,7 @@ def build(text: str, D: int) -> nn.Module:
     sizes = (D, *widths(text))
     layers: list[nn.Module] = []
     for before, after in itertools.pairwise(sizes[:-1]):
-        layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
+        layers += [linear(before, after, bias=True), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
     if len(sizes) > 1:
-        layers.append(nn.Linear(sizes[-2], sizes[-1], bias=False))
+        layers.append(linear(sizes[-2], sizes[-1], bias=False))
     return nn.Sequential(*layers) if layers else nn.Identity()

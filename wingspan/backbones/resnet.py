@@ -102,7 +102,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, inputs, H, W) -> (B, outputs, H/stride, W/stride)
         shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(self.last_norm(self.last_conv(self._inner(x))) + shortcut, inplace=True)
+        x = self.last_norm(self.last_conv(self._inner(x)))
+        x += shortcut  # in place: another tensor of this size costs time
+        return F.relu(x, inplace=True)
 
     def streams(self, mode: Streamed, x: Tensor) -> bool:
         """Whether `pooled` is to be used as the last block, for a network whose input is like x."""

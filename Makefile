@@ -33,6 +33,8 @@ bench: setup
 	$(PY) benchmarks/pretrain.py --json
 	$(PY) benchmarks/probe.py --json
 	$(PY) benchmarks/knn.py --json
+	$(PY) benchmarks/wide_block.py --json
+	$(PY) benchmarks/losses.py --json --only nt_xent-4096x256
 
 clean:
 	rm -rf $(VENV) build *.egg-info

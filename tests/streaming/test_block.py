@@ -44,8 +44,9 @@ def test_any_shape_in_any_chunks(
 ) -> None:
     built = made(kind, inner, inputs, D).train(training)
     h, x = drawn(built, N, side)
-    found = everything(built, h, x, streamed(keep=keep, chunk=chunk))
-    assert max(errors(found, everything(built, h, x, plain)).values()) < 1e-10
+    found, true = everything(built, h, x, streamed(keep=keep, chunk=chunk)), everything(built, h, x, plain)
+    for name, value in true.items():  # of two rows batch norm leaves hardly a gradient: its own rounding is then all there is
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize("kernels", [_plain, NATIVE])

@@ -16,7 +16,7 @@ from torch import Tensor
 from wingspan.streaming._plain import wide
 
 _TILE = 512  # inputs; a symmetric matrix is formed in tiles of so many columns, of which only the upper ones are computed
-_BLOCK = 1024  # rows whose gradient is added up at a time, so that a bf16 product is still in cache when it is added in fp32
+_BLOCK = 512  # rows whose gradient is added up at a time, so that a bf16 product is still in cache when it is added in fp32
 
 
 def as_rows(x: Tensor) -> Tensor:

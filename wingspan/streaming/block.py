@@ -24,7 +24,7 @@ from wingspan.streaming._plain import wide
 from wingspan.streaming._together import Together
 from wingspan.streaming.fused import Fused
 
-CHUNK = 1024  # channels; smaller chunks make matrix products less efficient, larger ones fall out of the cache
+CHUNK = 896  # channels; smaller chunks make matrix products less efficient, larger ones take memory and fall out of the cache
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,6 @@ class _Pooled(torch.autograd.Function):
         weights, mus, rest = rest[:count], rest[count : 2 * count], rest[2 * count :]
         bits, kept = rest[:bit_count], rest[bit_count : bit_count + kept_count]
         block = _Block(plan, h, x, weights, mus)
-        g = (outer[0].to(facts.dtype) / block.P).contiguous()
         of, _ = block.kept()
         gradients = [torch.empty(w.shape, dtype=facts.dtype, device=w.device) for w in weights]
         dgamma, dbeta = torch.empty(2, count, block.D, dtype=facts.dtype, device=h.device)
@@ -179,7 +178,9 @@ class _Pooled(torch.autograd.Function):
         spare: dict[int, Tensor] = {}
         for number, here in enumerate(plan.chunks(block.D)):
             known = {of: kept[number].view(block.M, -1)} if number < kept_count else {}
-            chunk = _Chunk(block, here, bits[number], g[:, here], facts[:, :, here], known, spare)
+            chunk = _Chunk(
+                block, here, bits[number], outer[0][:, here].to(facts.dtype) / block.P, facts[:, :, here], known, spare
+            )
             if dadd is not None:
                 plan.kernels.spread_gradient(chunk.bits, chunk.g, block.P, dadd[:, here])
             chunk.backward([w[here] for w in gradients], dgamma[:, here], dbeta[:, here])

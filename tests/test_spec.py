@@ -41,6 +41,7 @@ DEFAULTS = {
     },
     "backbone": {
         "kind": "resnet", "arch": "resnet50", "width": None, "width_scope": "block", "shortcut": "auto", "stem": "imagenet",
+        "streamed": "auto",
         "zero_init": False,
     },
     "projector": None,

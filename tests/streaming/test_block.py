@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from blocks import drawn, errors, everything, made, plain, streamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from last_blocks import drawn, errors, everything, made, plain, streamed
 from torch import Tensor, nn
 
 from wingspan.backbones.resnet import Block, ResNet

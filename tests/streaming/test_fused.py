@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from blocks import Forward, drawn, errors, everything, made, plain, streamed
+from last_blocks import Forward, drawn, errors, everything, made, plain, streamed
 from torch import Tensor
 
 from wingspan.streaming import _plain, rule
@@ -68,7 +68,7 @@ def test_one_row_in_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 INTERPRETED = """
 import copy, sys
 import torch
-from blocks import drawn, errors, everything, made, plain, streamed
+from last_blocks import drawn, errors, everything, made, plain, streamed
 from wingspan.streaming import rule
 for kind in ("bottleneck projection", "bottleneck identity"):
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 6e-2)):

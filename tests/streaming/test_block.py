@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wingspan.backbones.resnet import Block, ResNet
 from wingspan.chance import generator
-from wingspan.streaming import _native, _plain, block, rule
+from wingspan.streaming import _branch, _native, _plain, block, rule
 
 NATIVE = pytest.param(_native, marks=pytest.mark.skipif(not rule.compiled(), reason="no C++ compiler here"))
 
@@ -23,7 +23,10 @@ NATIVE = pytest.param(_native, marks=pytest.mark.skipif(not rule.compiled(), rea
 @pytest.mark.parametrize("keep", [0, 2 * 5 * 6 * 8 * 8, 2**40], ids=["nothing kept", "two chunks kept", "all kept"])
 @pytest.mark.parametrize("K", [3, 60], ids=["by the square of the inputs", "by the output"])
 @pytest.mark.parametrize("kind", ["bottleneck projection", "bottleneck identity", "basic projection", "basic identity"])
-def test_equals_the_plain_block_in_float64(kind: str, K: int, keep: int, training: bool) -> None:
+def test_equals_the_plain_block_in_float64(
+    kind: str, K: int, keep: int, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_branch, "_TILE", 2)  # several tiles of a symmetric matrix even where it is small
     built = made(kind, K, K + 1, 30).train(training)
     built.last_norm.running_mean.normal_(generator=generator(3, "running"))  # type: ignore[union-attr]
     h, x = drawn(built, 5, (3, 2))

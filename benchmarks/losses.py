@@ -18,9 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from memory import forget, kilobytes
 from torch import Tensor
 
 from wingspan.chance import generator
@@ -43,17 +43,6 @@ LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 def name(case: tuple[str, int, int]) -> str:
     loss, N, K = case
     return f"{loss}-{N}x{K}"
-
-
-def kilobytes(field: str) -> int:
-    """Of this process: VmRSS, what it holds; VmHWM, the most it held since `forget`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def forget() -> None:
-    """Let VmHWM start again from what is held now."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def one_side(side: str, case: tuple[str, int, int]) -> dict[str, float]:

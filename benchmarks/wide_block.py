@@ -27,9 +27,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from memory import forget, kilobytes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -130,15 +130,9 @@ def peak(name: str, side: str, device: str) -> float:
     held = kilobytes("VmRSS")
     for leaf in case.leaves:
         leaf.grad = None
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is held now
+    forget()
     case.step(side)
     return (kilobytes("VmHWM") - held) * 1024 / 1e6
-
-
-def kilobytes(field: str) -> int:
-    """Of this process: VmRSS, what it holds; VmHWM, the most it held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure(name: str, chosen: argparse.Namespace) -> dict[str, object]:

@@ -88,9 +88,9 @@ def pooled(
 
 
 class _Block:
-    """What forward and backward share: the branches, and their normalisation (mean, scale = gamma / std, std), each (D)."""
+    """What forward and backward share: the branches and their sizes. `total` is the number of all processes' rows."""
 
-    def __init__(self, plan: Plan, h: Tensor, x: Tensor, weights: list[Tensor], mus: list[Tensor]) -> None:
+    def __init__(self, plan: Plan, h: Tensor, x: Tensor, weights: list[Tensor], mus: list[Tensor], total: int) -> None:
         self.plan = plan
         self.branches: list[Branch] = []
         self.add = as_rows(x) if len(weights) == 1 else None
@@ -101,7 +101,7 @@ class _Block:
                 self.branches.append(Patches(source, weight, plan.kernels))
         self.N, self.P, self.D = h.shape[0], h.shape[2] * h.shape[3], weights[0].shape[0]
         self.M = self.N * self.P
-        self.all = plan.together.rows(self.M, h.device)
+        self.all = total
 
     def kept(self) -> tuple[int, int]:
         """(branch, chunks) whose output is kept: of the branch that is dearest to do without, as many as there is room for."""
@@ -133,7 +133,7 @@ class _Pooled(torch.autograd.Function):
         mus = [
             plan.together.total(as_rows(source).sum(0, dtype=stat)) / total for source, _ in zip((h, x), weights, strict=False)
         ]
-        block = _Block(plan, h, x, weights, mus)
+        block = _Block(plan, h, x, weights, mus, total)
         r = torch.empty(block.N, block.D, dtype=stat, device=h.device)
         facts = torch.empty(len(weights), 3, block.D, dtype=stat, device=h.device)  # mean, scale, std of every branch
         spreads = torch.empty(len(weights), 2, block.D, dtype=stat, device=h.device)
@@ -159,7 +159,7 @@ class _Pooled(torch.autograd.Function):
         for norm, spread in zip(plan.norms, spreads, strict=True):
             update(norm, *spread)
         if plan.save:
-            ctx.plan, ctx.counts = plan, (len(weights), len(bits), len(kept))
+            ctx.plan, ctx.total, ctx.counts = plan, total, (len(weights), len(bits), len(kept))
             ctx.save_for_backward(h, x, facts, *weights, *mus, *bits, *kept)
         return r.to(h.dtype)
 
@@ -170,7 +170,7 @@ class _Pooled(torch.autograd.Function):
         h, x, facts, *rest = ctx.saved_tensors
         weights, mus, rest = rest[:count], rest[count : 2 * count], rest[2 * count :]
         bits, kept = rest[:bit_count], rest[bit_count : bit_count + kept_count]
-        block = _Block(plan, h, x, weights, mus)
+        block = _Block(plan, h, x, weights, mus, ctx.total)
         of, _ = block.kept()
         gradients = [torch.empty(w.shape, dtype=facts.dtype, device=w.device) for w in weights]
         dgamma, dbeta = torch.empty(2, count, block.D, dtype=facts.dtype, device=h.device)

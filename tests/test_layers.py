@@ -12,18 +12,20 @@ import wingspan
 
 HOUSE = Path(wingspan.__file__).parent
 FLOORS = {
-    "errors": 0, "spec": 0, "chance": 0, "progress": 0, "stopping": 0, "runs": 0, "runtime": 0, "caches": 0,
+    "errors": 0, "spec": 0, "chance": 0, "progress": 0, "stopping": 0, "runs": 0, "runtime": 0, "caches": 0, "compiled": 0,
     "data": 1, "bits": 1, "colour": 1, "augment": 1, "sampling": 1, "streaming": 1,
-    "backbones": 2, "projector": 2, "objectives": 2,
+    "backbones": 2, "projector": 2, "objectives": 2, "store": 2, "neighbours": 2,
     "learner": 3, "optim": 3,
     "pretrain": 4, "loop": 4, "online": 4,
-    "forecast": 5, "rate": 5, "recipes": 5, "network": 5, "features": 5, "sheet": 5,
+    "forecast": 5, "rate": 5, "recipes": 5, "network": 5, "features": 5, "extraction": 5,
+    "handover": 5, "sheet": 5,
     "measures": 6,
     "crew": 7, "results": 7, "selection": 7, "evidence": 7, "claims": 7, "advice": 7, "proxy": 7, "prices": 7, "study": 7,
+    "storage": 7, "retrieval": 7,
     "experiments": 8,
     "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "frontier": 9,
     "pages": 9, "report": 9, "notes": 9, "board": 9, "workbench": 9,
-    "costs": 9, "slurm": 9, "bill": 9,
+    "costs": 9, "slurm": 9, "bill": 9, "gallery": 9,
     "verbs": 10, "cli": 10,
 }  # fmt: skip
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

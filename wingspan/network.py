@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from wingspan import augment as augmentation
 from wingspan import projector, spec
 from wingspan.augment import Augment
-from wingspan.errors import UserError
+from wingspan.errors import UserError, nearest
 from wingspan.pretrain import Pretrain, check_identity, load_run
 from wingspan.runs import RunFolder
 from wingspan.runtime import Runtime
+from wingspan.store import shards
+from wingspan.store.manifest import Model
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Network:
     def layer_names(self) -> tuple[str, ...]:
         return ("h", *(name for name, _ in self._projector_layers()))
 
+    def check_layer(self, layer: str) -> None:
+        """Raise UserError naming the nearest unless there is such a layer."""
+        if layer not in self.layer_names():
+            raise UserError(f"--layer '{layer}': {self.name} has no such layer.{nearest(layer, self.layer_names())}")
+
     def _projector_layers(self) -> Iterator[tuple[str, nn.Module]]:
         parts: list[nn.Module] = []
         modules = [] if self.projector is None else list(self.projector.children())
@@ -107,6 +114,14 @@ def load_network(folder: RunFolder, runtime: Runtime) -> tuple[Pretrain, Network
     read_weights(head, last / "learner.safetensors", "projector.")
     check_identity(last, spec.fingerprint(run))
     return run, Network(backbone, run.augment, runtime, head, folder.path.name)
+
+
+def model_of(folder: RunFolder, run: Pretrain) -> Model:
+    """What a store of a run's features says about where they come from: the run, its last checkpoint, a hash of its weights."""
+    last = folder.checkpoints()[-1]
+    step = int(last.name.removeprefix("step-"))
+    weights = shards.checksum(last / "learner.safetensors")
+    return Model(folder.path.name, str(folder.path.absolute()), spec.fingerprint(run), step, weights)
 
 
 def read_weights(module: nn.Module, file: Path, prefix: str = "backbone.") -> None:

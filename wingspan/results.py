@@ -15,12 +15,13 @@ import pandas as pd
 from wingspan import features, spec
 from wingspan.data.base import Data
 from wingspan.errors import UserError
-from wingspan.features import Need
+from wingspan.features import Bank, Need
 from wingspan.measures.base import Curve, Measure, NotApplicableError, Number
 from wingspan.network import load_network
-from wingspan.pretrain import Pretrain
+from wingspan.pretrain import Pretrain, load_run
 from wingspan.runs import RunFolder, read_json, write_atomic, write_json
 from wingspan.runtime import Runtime
+from wingspan.store import manifest
 
 Pair = tuple[Data, Measure]
 
@@ -34,12 +35,14 @@ def result_file(folder: RunFolder, data: Data, measure: Measure) -> Path:
 def known(folder: RunFolder, data: Data, measure: Measure) -> bool:
     """Whether this was measured on the run's last checkpoint."""
     file = result_file(folder, data, measure)
-    if not file.exists() or not folder.checkpoints():
+    if not file.exists() or not (is_store(folder) or folder.checkpoints()):
         return False
     return read_json(file).get("step") in (None, _step(folder))  # None: by a version that measured finished runs only
 
 
 def _step(folder: RunFolder) -> int:
+    if is_store(folder):
+        return manifest.read(folder.path).model.step
     return int(folder.checkpoints()[-1].name.removeprefix("step-"))
 
 
@@ -51,13 +54,12 @@ def measure_run(
     Every result is written as soon as it is there; `after` is called then. Gives the files written, and a sentence for every
     pair that failed by what the user can mend; the others are not touched by that.
     """
-    run, network = load_network(folder, Runtime(device, load_precision(folder)))
+    run, read = _reader(folder, device)
     written, failed = [], []
     for data, pairs in itertools.groupby(todo, key=lambda pair: pair[0]):
         measures = [measure for _, measure in pairs]
-        needs: set[Need] = set().union(*(measure.needs for measure in measures))
         try:
-            bank = features.bank(network, data, spec.fingerprint(run), needs)
+            bank = read(data, set().union(*(measure.needs for measure in measures)))
         except UserError as error:
             failed.append(f"{data.label_name}: {error}")
             continue
@@ -72,6 +74,7 @@ def measure_run(
             }
             _progress(folder, todo, data, measure)
             try:
+                _check_reads(bank, measure)
                 found = measure.measure(bank, run.seed)
             except NotApplicableError as error:
                 result = {**about, "skipped": str(error), "numbers": []}
@@ -85,6 +88,31 @@ def measure_run(
             written.append(file)
             after()
     return written, failed
+
+
+def _reader(folder: RunFolder, device: str) -> tuple[Pretrain, Callable[[Data, Collection[Need]], Bank]]:
+    """A run's settings, and what gives its features of a data set: its network, or the store that the folder is."""
+    if is_store(folder):
+        store = features.open(folder.path)
+        return load_run(folder), lambda data, needs: features.stored_bank(store)
+    run, network = load_network(folder, Runtime(device, load_precision(folder)))
+    return run, lambda data, needs: features.bank(network, data, spec.fingerprint(run), needs)
+
+
+def is_store(folder: RunFolder) -> bool:
+    """Whether a folder is a store of a run's features and not the run itself."""
+    return (folder.path / "store.json").exists()
+
+
+def _check_reads(bank: Bank, measure: Measure) -> None:
+    """Raise NotApplicableError where a bank from a store lacks what a measure looks at."""
+    label = label_of(measure)
+    if bank.network is None and measure.needs & {"network", "layers"}:
+        raise NotApplicableError(f"{label} looks at the network itself, which a store does not hold: measure the run.")
+    if bank.test.width and not measure.reads_bits:
+        raise NotApplicableError(
+            f"{label} looks at values of h, and this store holds packed bits: measure the run, or store fp16."
+        )
 
 
 def load_precision(folder: RunFolder) -> Any:

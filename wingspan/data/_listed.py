@@ -89,6 +89,8 @@ class Listed(Data):
             found.target,
             found.notes + made.notes,
             {name: torch.from_numpy(values[kept]) for name, values in found.quantities.items()},
+            torch.from_numpy(kept),
+            None if isinstance(found.pictures[0], bytes) else lambda: [str(found.pictures[row]) for row in kept.tolist()],
         )
 
     def _hub(self) -> Hub:

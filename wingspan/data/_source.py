@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from wingspan.errors import UserError
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jp2", ".tga"}
@@ -212,6 +215,18 @@ def _copied(builder: str, files: list[Path], cache: Path) -> Any:
             raise UserError(
                 f"cannot read {_listed(files)} as {builder} into the cache folder '{cache}': {_line(error)}"
             ) from error
+
+
+def namer(rows: Any, image: str, wanted: npt.NDArray[np.int64]) -> Callable[[], list[str]] | None:
+    """What gives the paths or names that the image column of a datasets.Dataset holds beside the bytes, of the rows `wanted`;
+    None where it holds none. Strings are made when they are asked for: a million of them take a hundred megabytes."""
+    flat = rows.select_columns([image]).flatten()  # a struct's fields become columns, so that no image is read
+    if f"{image}.path" not in flat.column_names:
+        return None
+    paths = flat.select_columns([f"{image}.path"]).with_format("arrow")
+    if not len(wanted) or paths[wanted[:1]].column(0)[0].as_py() is None:
+        return None
+    return lambda: [path or "" for path in paths[wanted].column(0).to_pylist()]
 
 
 def _stamp(files: Sequence[Path]) -> str:

@@ -6,8 +6,9 @@ is the name on the command line (`--data scenes`).
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -58,6 +59,8 @@ class ImageSet:
     `labels[task]` is (N,) int64; `classes[task]` holds the class names in label order. `target` names the task that supervised
     pretraining learns and that is called in-distribution when probing; None when the images carry no label.
     `quantities[name]` is (N,) float, a number an image: what a probe regresses (position, distance).
+    `rows` (N,) int64 says which rows of the source these are, None all of them in order; `names()` gives what the source calls
+    each, a path or a file's name, None where it calls them nothing.
     """
 
     images: Images
@@ -66,6 +69,8 @@ class ImageSet:
     target: str | None = None
     notes: tuple[str, ...] = ()  # what the user should know: rows skipped, columns guessed
     quantities: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: Tensor | None = None
+    names: Callable[[], Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         for name, numbers in self.quantities.items():
@@ -93,6 +98,7 @@ class ImageSet:
 
     def take(self, indices: Tensor) -> ImageSet:
         """The subset at `indices`, fetched into memory."""
+        rows, names = self.rows, self.names
         return ImageSet(
             InMemory(self.images.batch(indices)),
             {task: values[indices] for task, values in self.labels.items()},
@@ -100,7 +106,14 @@ class ImageSet:
             self.target,
             self.notes,
             {name: values[indices] for name, values in self.quantities.items()},
+            indices if rows is None else rows[indices],
+            None if names is None else functools.partial(_some, names, indices),
         )
+
+
+def _some(names: Callable[[], Sequence[str]], indices: Tensor) -> Sequence[str]:
+    whole = names()
+    return [whole[index] for index in indices.tolist()]
 
 
 @dataclass(frozen=True)

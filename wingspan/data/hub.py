@@ -24,7 +24,7 @@ from wingspan.data._cache import Decoded, decode_once, scan, size_decoded
 from wingspan.data._decode import Fit
 from wingspan.data._encoded import SKIP, Encoded
 from wingspan.data._labels import MISSING, Task, guess_target, image_column, read_columns
-from wingspan.data._source import Splits, Table, hub_splits, local_splits
+from wingspan.data._source import Splits, Table, hub_splits, local_splits, namer
 from wingspan.data.base import Data, ImageSet, Split
 from wingspan.errors import UserError, nearest
 
@@ -114,6 +114,8 @@ class Hub(Data):
             target if target in labels else None,
             notes + missing + lacking + _unseen(tasks, self.split_train, source) + made.notes,
             {name: torch.from_numpy(values[rows[kept]]) for name, values in quantities.items()},
+            torch.from_numpy(rows[kept]),
+            namer(table.rows, image, rows[kept]),
         )
 
     def _check(self) -> None:

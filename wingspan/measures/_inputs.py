@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wingspan import bits
+from wingspan.features import Split
 
 _PART = 2**20  # features a part holds: 4 MB in fp32, which stays in a core's cache between two uses
 _DEAD = 1e-12  # variance up to which a dimension counts as constant
@@ -28,6 +29,11 @@ class Inputs:
     shift: Tensor | None = None  # (D,) float32
     scale: Tensor | None = None  # (D,) float32
     width: int = 0  # D of packed bits; 0: h is dense
+
+    @classmethod
+    def of(cls, split: Split, binary: bool = False) -> Inputs:
+        """A bank's split, dense or packed."""
+        return cls(split.h, binary and not split.width, width=split.width)
 
     def __post_init__(self) -> None:
         if self.width and (self.h.dtype != torch.uint8 or self.h.shape[1] != -(-self.width // 8)):

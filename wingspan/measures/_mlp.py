@@ -59,7 +59,7 @@ class Probes(Measure):
 
     def answers(self, kind: str, bank: Bank, tasks: Sequence[Task], seed: int, binary: bool = False) -> list[Tensor]:
         """Answers (M, outputs) on the test split for every task, each as if it were probed alone. kind: "linear" or "mlp"."""
-        train = Inputs(bank.train.h, binary)
+        train = Inputs.of(bank.train, binary)
         train = train.standardised() if self.standardise else train
         test, label = train.like(bank.test.h), f"{kind} probe"
         recipes = self._recipes(self.linear_lr if kind == "linear" else self.lr)

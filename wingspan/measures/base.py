@@ -69,6 +69,7 @@ class Measure(ABC):
     title: ClassVar[str]
     source: ClassVar[str] = ""  # where it comes from: "Figure 7", a paper
     reading: ClassVar[str] = ""  # how to read its pictures, in a sentence or two
+    reads_bits: ClassVar[bool] = False  # whether packed bits (h > 0) are enough for it
     curves_first: ClassVar[bool] = False  # whether its curves are the paper's picture, or its point, and head its page
 
     @property

@@ -32,6 +32,7 @@ class Collisions(Measure):
     """How many test images share their binary code with another one, as fewer and fewer dimensions are used."""
 
     title: ClassVar[str] = "images that share a binary code, observed and expected"
+    reads_bits: ClassVar[bool] = True
     source: ClassVar[str] = "appendix C"
     reading: ClassVar[str] = (
         "How probable it is that two test images have the same code h > 0 when only K dimensions, drawn at random, are looked "
@@ -51,11 +52,11 @@ class Collisions(Measure):
             raise UserError(f"collisions: subsets {self.subsets} must be at least 1.")
 
     def measure(self, bank: Bank, seed: int) -> Measured:
-        h = bank.test.h
-        N, D = h.shape
+        N, D = len(bank.test.h), bank.test.width or bank.test.h.shape[1]
         if N < 3:
             raise NotApplicableError(f"'{bank.data}' has {N} test images: collisions need at least 3.")
-        codes, pairs, counts = bits.pack(h), math.comb(N, 2), dimensions(D)
+        codes = bank.test.h if bank.test.width else bits.pack(bank.test.h)
+        pairs, counts = math.comb(N, 2), dimensions(D)
         distinct, images = unique(codes)
         orders = [torch.randperm(D, generator=generator(seed, "collisions", i)) for i in range(self.subsets)]
         agreeing = agreement(codes, D).log()

@@ -38,6 +38,7 @@ class Few(Measure):
     """
 
     title: ClassVar[str] = "accuracy of a linear classifier that sees few labels: 1 %, 10 %, 5 and 20 a class"
+    reads_bits: ClassVar[bool] = True
     source: ClassVar[str] = "Tables 4 and 7"
     reading: ClassVar[str] = (
         "A line a number of labels; values are means over several draws of the labelled images, error bars the standard error "
@@ -85,7 +86,7 @@ class Few(Measure):
                     notes.append(f"few labels: {complaint}, so this size is left out.")
                 else:
                     todo.append((task, size, _wanted(size, have)))
-        train = Inputs(bank.train.h).standardised()
+        train = Inputs.of(bank.train).standardised()
         numbers = []
         with bar("probes of few labels", len(todo) * self.draws, things="probes") as shown:
             for task, size, wanted in todo:

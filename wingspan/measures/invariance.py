@@ -95,7 +95,7 @@ class Invariance(Measure):
         if not self.epochs or len(bank.test.images.labels) < 2:
             return []
         posed = tasks(bank, quantities=False)
-        inputs = Inputs(bank.train.h).standardised()
+        inputs = Inputs.of(bank.train).standardised()
         recipe = Recipe(lr=1e-2, weight_decay=1e-2, batch=256, epochs=self.epochs, cosine=True)
         (heads,) = fit(inputs, posed, [recipe], seed, label=f"factors of {bank.data}")
         scores = heads.scores(inputs.like(bank.test.h))

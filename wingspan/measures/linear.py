@@ -40,6 +40,7 @@ class Linear(Measure):
     """Accuracy of a linear classifier on frozen features; r2 of a linear regression where images carry a quantity."""
 
     title: ClassVar[str] = "accuracy of a linear classifier on frozen features"
+    reads_bits: ClassVar[bool] = True
     source: ClassVar[str] = "appendix A, Table 4, Figure 12"
     reading: ClassVar[str] = (
         "What a line through the features can tell. Higher is better; compare with chance, and differences with the standard "
@@ -109,14 +110,15 @@ class Linear(Measure):
         grid = itertools.product(self.grid_lr or (self.lr,), self.grid_weight_decay or (self.weight_decay,))
         return [Recipe(lr, decay, self.batch, self.epochs, self.cosine) for lr, decay in grid]
 
-    def _inputs(self, h: Tensor) -> Inputs:
-        return Inputs(h).standardised() if self.standardise else Inputs(h)
+    def _inputs(self, h: Tensor, width: int = 0) -> Inputs:
+        inputs = Inputs(h, width=width)
+        return inputs.standardised() if self.standardise else inputs
 
     def _fit_stored(self, bank: Bank, posed: Sequence[Task], seed: int) -> tuple[Fitted, list[str]]:
         fitted: Fitted = {}
         notes = []
         for name, h in self._layers(bank.train).items():
-            inputs, label = self._inputs(h), f"probe of {name} on {bank.data}"
+            inputs, label = self._inputs(h, bank.train.width), f"probe of {name} on {bank.data}"
             recipes, told = _choice.linear(inputs, posed, self._recipes(), seed, label)
             once = list(dict.fromkeys(recipes))
             heads = dict(zip(once, fit(inputs, posed, once, seed, label=label), strict=True))

@@ -23,6 +23,7 @@ class Mlp(Probes):
     """Accuracy (r2 of a quantity) of an MLP of three layers and of a linear probe, and the gap between them."""
 
     title: ClassVar[str] = "accuracy of an MLP of three layers beside a linear classifier, and the gap"
+    reads_bits: ClassVar[bool] = True
     source: ClassVar[str] = "Figure 8"
     reading: ClassVar[str] = (
         "Where the two lines meet, the representation is linearly separable: an MLP finds nothing that a linear probe misses. "

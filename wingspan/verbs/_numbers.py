@@ -38,7 +38,7 @@ def show(runs: Mapping[RunFolder, Pretrain], sets: Mapping[RunFolder, Sequence[D
         table = Table(title=name)
         for column in ("measure", "task", "metric"):
             table.add_column(column, overflow="fold")
-        for column in (*map(_title, runs.values()), *(("chance", "n") if whole else ())):
+        for column in (*_titles(runs), *(("chance", "n") if whole else ())):
             table.add_column(column, justify="right", overflow="fold")
         last = None
         for (at, measure, key), each in rows.items():
@@ -70,6 +70,14 @@ def _read(folder: RunFolder, data: Data, measure: Measure) -> dict[str, Any]:
 
 def _by_key(result: Mapping[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(n["metric"], n["task"], n.get("series", "")): n for n in result.get("numbers", [])}
+
+
+def _titles(runs: Mapping[RunFolder, Pretrain]) -> list[str]:
+    """A heading a run; with its folder's name where two would read alike."""
+    titles = [_title(run) for run in runs.values()]
+    return [
+        f"{title}\n{folder.path.name}" if titles.count(title) > 1 else title for title, folder in zip(titles, runs, strict=True)
+    ]
 
 
 def _title(run: Pretrain) -> str:

@@ -2,6 +2,7 @@
 
 wingspan measure runs/first                                          the fast linear probe on the run's own images
 wingspan measure runs/first --measures linear,mlp,knn                several measures; features are extracted once
+wingspan measure codes --measures linear,knn                         a store that wingspan features wrote, read where it lies
 wingspan measure runs/* --measures all --data own flowers/ mnist/    several runs and image sets, compared on one report
 wingspan measure runs/first --data clevr/ --data.fit squash          options of --data.* hold for every set named by --data
 
@@ -30,9 +31,10 @@ from wingspan.data.hub import Hub
 from wingspan.errors import UserError
 from wingspan.pretrain import Pretrain, load_run
 from wingspan.progress import console
-from wingspan.results import Entry, Pair, known, progress_file
+from wingspan.results import Entry, Pair, is_store, known, progress_file
 from wingspan.runs import RunFolder
 from wingspan.stopping import stop_on_signals
+from wingspan.store import manifest
 from wingspan.study import measure as measure_one
 from wingspan.verbs import _arguments as arguments
 from wingspan.verbs import _measures as asked_measures
@@ -80,14 +82,18 @@ def main(words: list[str]) -> int:
         for field in dataclasses.fields(default)
         if getattr(options.data, field.name) != getattr(default, field.name)
     }
-    sets = {folder: _data_sets(run, wanted, settings) for folder, run in runs.items()}
+    sets = {
+        folder: _stored_set(folder, wanted, settings) if is_store(folder) else _data_sets(run, wanted, settings)
+        for folder, run in runs.items()
+    }
     plan = {
         folder: [(data, measure) for data in each for measure in measures if options.again or not known(folder, data, measure)]
         for folder, each in sets.items()
     }
     failed = _carry_out(plan, options)
     out = options.out or (next(iter(runs)).path if len(runs) == 1 else Path("measured"))
-    entries = [Entry(folder, run, {}) for folder, run in runs.items()]
+    mixed = any(map(is_store, runs))  # what was read from a store is told apart from what the network itself gave
+    entries = [Entry(folder, run, {"features": _form(folder)} if mixed else {}) for folder, run in runs.items()]
     show(runs, sets, measures)
     outcome = workbench.present(_with_axes(entries), out, command, failed)
     for name, message in failed.items():
@@ -127,6 +133,17 @@ def _data_sets(run: Pretrain, wanted: Sequence[str], settings: Mapping[str, obje
     return found
 
 
+def _stored_set(folder: RunFolder, wanted: Sequence[str], settings: Mapping[str, object]) -> list[Data]:
+    """The one image set that a store holds features of. Raises UserError when others were asked for."""
+    about = manifest.read(folder.path)
+    if settings or any(text != "own" for text in wanted):
+        raise UserError(
+            f"{folder.path} is a store of features of '{about.data.label_name}': leave out --data, or measure the run itself"
+            f" ({about.model.run})."
+        )
+    return [about.data]
+
+
 def _carry_out(plan: Mapping[RunFolder, list[Pair]], options: _Options) -> dict[str, str]:
     """Measure what is missing, several runs at a time; gives run name -> what failed."""
     todo = {folder: pairs for folder, pairs in plan.items() if pairs}
@@ -151,6 +168,10 @@ def _measure(folder: RunFolder, pairs: list[Pair], device: str) -> str | None:
             progress_file(folder).unlink(missing_ok=True)
 
 
+def _form(folder: RunFolder) -> str:
+    return manifest.read(folder.path).format if is_store(folder) else "from the network"
+
+
 def _with_axes(entries: Sequence[Entry]) -> list[Entry]:
     """Runs that differ in more than objective, width, seed and data are told apart by it in tables and figures."""
     leaves = [_flat(spec.to_json(entry.run)) for entry in entries]
@@ -162,7 +183,7 @@ def _with_axes(entries: Sequence[Entry]) -> list[Entry]:
         if not f"{name}.".startswith(told) and name not in told and len({str(each.get(name)) for each in leaves}) > 1
     ]
     return [
-        dataclasses.replace(entry, axes={name: str(each.get(name)) for name in axes})
+        dataclasses.replace(entry, axes={**entry.axes, **{name: str(each.get(name)) for name in axes}})
         for entry, each in zip(entries, leaves, strict=True)
     ]
 

@@ -32,6 +32,8 @@ from wingspan.store.behind import Behind
 from wingspan.store.manifest import Format, Manifest, Model, SplitFacts
 from wingspan.store.store import Store, open_store
 
+_LARGEST = 65520.0  # rounds to infinity in fp16
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -191,26 +193,28 @@ def _split(folder: Path, manifest: Manifest, split: str, images: ImageSet, netwo
     shown = bar(label, len(parts), per_unit=min(manifest.batch, len(images)), things="images")
     with shown as progress, Behind(place, manifest, listed) as behind:
         for (shard, rows), made in zip(parts, forward(network, images, batches, manifest.layer != "h"), strict=True):
-            half = made[manifest.layer].to(torch.float16)
-            fine = torch.isfinite(half).all(1)
-            if not bool(fine.all()):
-                raise not_finite(network, label, [rows[at] for at in (~fine).nonzero().flatten().tolist()])
-            behind.add(shard, _stored(half, manifest), last=rows.stop == manifest.rows_of(split, shard).stop)
+            values = made[manifest.layer]
+            low, high = (float(end) for end in torch.aminmax(values))  # one fast pass, which NaN comes through
+            if not -_LARGEST < low <= high < _LARGEST:
+                bad = ~(values.abs() < _LARGEST).all(1)
+                raise not_finite(network, label, [rows[at] for at in bad.nonzero().flatten().tolist()])
+            if low < 0 and manifest.format == "sparse":
+                told = (
+                    f"--format sparse keeps what lies above 0, and '{manifest.layer}' has values below: choose fp16, or packed."
+                )
+                raise UserError(told)
+            behind.add(shard, _kept(values, manifest), last=rows.stop == manifest.rows_of(split, shard).stop)
             progress.advance()
             if stop.signum is not None:
                 told = f"stopped; finished shards are kept in {folder}. To go on: the same command again."
                 raise Interrupted(told, stop.signum)
 
 
-def _stored(half: Tensor, manifest: Manifest) -> Tensor:
-    """Features on the CPU; from a GPU as bits, where bits are all that is kept."""
-    if manifest.format == "sparse" and bool((half < 0).any()):
-        raise UserError(
-            f"--format sparse keeps what lies above 0, and '{manifest.layer}' has values below: choose fp16, or packed."
-        )
-    if half.device.type != "cpu" and manifest.format == "packed":
-        half = shards.codes_on_device(half, manifest.threshold)
-    return half.cpu()
+def _kept(values: Tensor, manifest: Manifest) -> Tensor:
+    """h (n, D) in fp32 on any device -> on the CPU what a shard's writer takes: fp32 or codes for packed, else fp16."""
+    if manifest.format == "packed":
+        return values if values.device.type == "cpu" else shards.codes_on_device(values, manifest.threshold).cpu()
+    return values.to("cpu", torch.float16)
 
 
 def _index(place: Path, listed: shards.Listed, images: ImageSet) -> None:

@@ -74,7 +74,7 @@ def measure_run(
             }
             _progress(folder, todo, data, measure)
             try:
-                _check_reads(bank, measure)
+                check_reads(bank, measure)
                 found = measure.measure(bank, run.seed)
             except NotApplicableError as error:
                 result = {**about, "skipped": str(error), "numbers": []}
@@ -104,7 +104,7 @@ def is_store(folder: RunFolder) -> bool:
     return (folder.path / "store.json").exists()
 
 
-def _check_reads(bank: Bank, measure: Measure) -> None:
+def check_reads(bank: Bank, measure: Measure) -> None:
     """Raise NotApplicableError where a bank from a store lacks what a measure looks at."""
     label = label_of(measure)
     if bank.network is None and measure.needs & {"network", "layers"}:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from made_stores import MODEL, Made, made, network
@@ -124,7 +125,7 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": dataclasses.replace(MODEL, fingerprint="other", name="second")}, r"another model: of made at step 7.*second at step 7"),
+        ({"model": dataclasses.replace(MODEL, fingerprint="1", name="second")}, r"another model: of made at.*second at step 7"),
         ({"model": dataclasses.replace(MODEL, step=9)}, r"of another model: of made at step 7.*made at step 9"),
         ({"model": dataclasses.replace(MODEL, weights="0" * 64)}, r"weights ffffffff.*weights 00000000"),
         ({"wanted": Wanted("fp16", batch=50)}, r"format: 'packed' -> 'fp16'"),
@@ -268,3 +269,25 @@ def test_bad_words_are_told(run: Path, given, message: str, tmp_path: Path, caps
     assert command("features", *[run if word == "RUN" else word for word in given]) == 2
     assert message in said(capsys)
     assert not (tmp_path / "x" / "store.json").exists()
+
+
+def test_the_verb_hands_over(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.undo()
+    assert command("features", run, "--out", tmp_path / "h", "--format", "fp16") == 0
+    assert command("features", tmp_path / "h", "--to", "parquet", "--out", tmp_path / "h.parquet") == 0
+    capsys.readouterr()
+    assert command("features", tmp_path / "h", "--to", "npy", "--out", tmp_path / "c.npy", "--split", "test", "--codes") == 0
+    assert str(tmp_path / "c.npy") in said(capsys)
+    part = features.open(tmp_path / "h").test
+    table = pq.read_table(tmp_path / "h-test.parquet")
+    assert table["id"].to_pylist() == part.ids.tolist() and (tmp_path / "h-train.parquet").exists()
+    assert torch.equal(torch.from_numpy(np.load(tmp_path / "c.npy")), part.bits[:])
+    for words, message in (
+        (["--to", "parquet"], "where to?"),
+        (["--to", "parquet", "--out", tmp_path / "c.npy", "--split", "test"], "c.npy"),
+        (["--to", "parquet", "--out", "x", "--split", "tset"], "holds no split 'tset'"),
+        (["--to", "excel", "--out", "x"], "excel"),
+    ):
+        assert command("features", tmp_path / "h", *words) == 2 and message in said(capsys)

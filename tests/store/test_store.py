@@ -121,9 +121,18 @@ def test_layers_of_the_projector_can_be_stored(tmp_path: Path) -> None:
 
 
 def test_codes_on_another_device_are_those_of_the_cpu() -> None:
-    h = torch.randn(70, 109, generator=generator(0, "test")).half()
+    h = torch.randn(70, 109, generator=generator(0, "test"))
     for threshold in (0.0, 0.3):
         assert torch.equal(shards.codes_on_device(h, threshold), shards.codes(h, threshold))
+
+
+def test_codes_of_fp32_are_those_of_the_fp16_it_would_become() -> None:
+    edge = torch.tensor([2.0**-25]).view(torch.int32) + torch.arange(-3, 4)
+    h = torch.cat([edge.view(torch.float32), torch.tensor([0.0, -0.0, 1e-30, 2.0**-24, -1.0, 3.0])]).view(1, -1)
+    assert torch.equal(shards.codes(h), bits.pack(h.half())) and shards.codes(h).any()
+    for threshold in (0.1, 1 / 3):  # which no half is
+        near = (torch.tensor([threshold]).view(torch.int32) + torch.arange(-5000, 5000, 7)).view(torch.float32).view(1, -1)
+        assert torch.equal(shards.codes(near, threshold), bits.pack(near.half() > threshold))
 
 
 def test_views_are_rows() -> None:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wingspan import bits
 from wingspan.errors import UserError
 from wingspan.runs import explained, write_atomic
 from wingspan.store.manifest import Format
@@ -29,6 +28,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "sparse": ("bits", "values", "starts"),
 }
 SUMS = "SHA256SUMS"
+_VANISHING = 2.0**-25  # the greatest number that fp16 rounds to 0
 
 
 def name(shard: int, suffix: str) -> str:
@@ -96,7 +96,7 @@ class ShardWriter:
             self._files = [_Hashed(part.open("wb", buffering=0)) for part in self._parts]
 
     def add(self, h: Tensor) -> None:
-        """h (n, D) fp16 on the CPU; or, for packed, codes (n, ceil(D / 8)) uint8 made elsewhere."""
+        """h (n, D) fp16 on the CPU; for packed fp32, or codes (n, ceil(D / 8)) uint8 made elsewhere."""
         with explained(self.folder):
             if self.kind == "fp16":
                 self._files[0].write(h.numpy())
@@ -105,7 +105,7 @@ class ShardWriter:
             else:
                 self._files[0].write(codes(h).numpy())
                 values = h.numpy()
-                kept = values > 0
+                kept = values.view(np.int16) > 0  # thirty times as fast as comparing halves
                 self._files[1].write(values[kept])
                 self._counts.append(kept.sum(1, dtype=np.int64))
 
@@ -130,14 +130,16 @@ class ShardWriter:
 
 
 def codes(h: Tensor, threshold: float = 0.0) -> Tensor:
-    """h (n, D) on the CPU -> h > threshold as packed bits (n, ceil(D / 8)) uint8."""
-    return bits.pack(h if not threshold else h > threshold)
+    """h (n, D) in fp16 or fp32 on the CPU -> whether h, rounded to fp16, lies above the threshold: (n, ceil(D / 8)) uint8."""
+    fast = h.dtype == torch.float32 and not threshold
+    above = h.numpy() > _VANISHING if fast else (h.half() > threshold).numpy()
+    return torch.from_numpy(np.packbits(above, axis=1))
 
 
 def codes_on_device(h: Tensor, threshold: float = 0.0) -> Tensor:
     """The same where h lies on a GPU, so that a sixteenth of it travels."""
     n, D = h.shape
-    above = torch.nn.functional.pad(h > threshold, (0, -D % 8)).view(n, -1, 8).to(torch.uint8)
+    above = torch.nn.functional.pad(h.half() > threshold, (0, -D % 8)).view(n, -1, 8).to(torch.uint8)
     weights = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=h.device)
     return (above * weights).sum(2, dtype=torch.uint8)
 

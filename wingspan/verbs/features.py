@@ -71,6 +71,8 @@ class _StoreOptions:
     """Which split to hand over. Left out: the only one, or train and test each with its name added to --out."""
     column: Literal["binary", "list"] = "binary"
     """Parquet's column of codes: binary for DuckDB and Polars, list (of uint8) for LanceDB."""
+    codes: bool = False
+    """Hand over bits (h > 0) from a store that holds values."""
 
 
 def main(words: list[str]) -> int:
@@ -138,7 +140,9 @@ def _look(path: Path, words: list[str]) -> int:
     splits = [options.split] if options.split else list(store.splits)
     for split in splits:
         out = options.out if len(splits) == 1 else options.out.with_stem(f"{options.out.stem}-{split}")
-        for file in handover.hand_over(store.part(split), store.manifest, options.to, out, column=options.column):
+        for file in handover.hand_over(
+            store.part(split), store.manifest, options.to, out, column=options.column, codes=options.codes
+        ):
             console.print(f"Wrote {file} ({file.stat().st_size / 1e6:,.1f} MB)", highlight=False, soft_wrap=True)
     console.print("Next: docs/handover.md shows how each tool reads it", highlight=False)
     return 0

@@ -24,9 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wingspan import bits
+from wingspan import bits, neighbours
 from wingspan.chance import generator
-from wingspan.measures import _neighbours
 
 K = 20
 SIDES = ("dense", "cosine", "hamming")
@@ -41,8 +40,8 @@ def search(side: str, train: Tensor, test: Tensor) -> Tensor:
     if side == "dense":
         return dense(train, test)
     if side == "cosine":
-        return _neighbours.cosine(train, test, K).indices
-    return _neighbours.hamming(bits.pack(train), bits.pack(test), train.shape[1], K).indices
+        return neighbours.cosine(train, test, K).indices
+    return neighbours.hamming(bits.pack(train), bits.pack(test), train.shape[1], K).indices
 
 
 def private_memory() -> int:

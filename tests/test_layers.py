@@ -21,7 +21,7 @@ FLOORS = {
     "handover": 5, "sheet": 5,
     "measures": 6,
     "crew": 7, "results": 7, "selection": 7, "evidence": 7, "claims": 7, "advice": 7, "proxy": 7, "prices": 7, "study": 7,
-    "storage": 7, "retrieval": 7,
+    "storage": 7, "pictures": 7, "retrieval": 7,
     "experiments": 8,
     "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "frontier": 9,
     "pages": 9, "report": 9, "notes": 9, "board": 9, "workbench": 9,

@@ -218,3 +218,14 @@ def test_a_list_whose_images_are_elsewhere_is_refused_by_name(tmp_path) -> None:
         file.rename(root / file.name)
     with pytest.raises(UserError, match=r"none of the 7 listed images exists; the first would be .*CLEVR_train_000000.png'"):
         Clevr(folder=str(root), size=8).load("train")
+
+
+def test_a_published_set_says_where_its_images_lie_and_how_large_it_keeps_them(tmp_path) -> None:
+    data = EuroSat(folder=str(eurosat(tmp_path)), size=80)
+    images = data.load("train")
+    assert images.images.side == data.stored == round(80 * 8 / 7)
+    assert images.names is not None and images.rows is not None
+    files = images.names()
+    assert len(files) == len(images) and all(file.startswith(str(tmp_path)) and file.endswith(".jpg") for file in files)
+    labels, classes = images.task()
+    assert [classes[label] in file for label, file in zip(labels.tolist(), files, strict=True)] == [True] * len(files)

@@ -12,15 +12,14 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from torch import Tensor
 
-from wingspan import bits
+from wingspan import bits, neighbours
 from wingspan.chance import generator
 from wingspan.data.base import ImageSet, InMemory
 from wingspan.errors import UserError
 from wingspan.features import Bank, Split
-from wingspan.measures import _neighbours
-from wingspan.measures._neighbours import cosine, hamming
 from wingspan.measures.base import NotApplicableError
 from wingspan.measures.knn import Knn
+from wingspan.neighbours import cosine, hamming
 
 D = 24
 TASKS = {"kind": 3, "colour": 5}
@@ -67,8 +66,8 @@ def slow_hamming(row: Tensor, query: Tensor) -> float:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_neighbours, "_MOST_QUERIES", 7)
-    monkeypatch.setattr(_neighbours, "_MOST_BANK", 11)
+    monkeypatch.setattr(neighbours, "_MOST_QUERIES", 7)
+    monkeypatch.setattr(neighbours, "_MOST_BANK", 11)
 
 
 @pytest.mark.parametrize("k", [1, 5, 60])
@@ -184,8 +183,8 @@ def test_a_bank_smaller_than_k_votes_as_a_whole_and_says_so() -> None:
 
 def test_all_tasks_share_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
     searches = []
-    search = _neighbours._search
-    monkeypatch.setattr(_neighbours, "_search", lambda *given: searches.append(given) or search(*given))
+    search = neighbours._search
+    monkeypatch.setattr(neighbours, "_search", lambda *given: searches.append(given) or search(*given))
     Knn().measure(bank(), 0)
     assert len(searches) == 2  # cosine and hamming
 

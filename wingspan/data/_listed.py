@@ -68,6 +68,11 @@ class Listed(Data):
     def side(self) -> int:
         return self.size
 
+    @property
+    def stored(self) -> int:
+        """The side in pixels of the images that `load` gives."""
+        return self._hub().stored
+
     def load(self, split: Split) -> ImageSet:
         """Read one split: images (3, stored, stored), where `stored` is `store`, or `size` and a margin.
 

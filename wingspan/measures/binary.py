@@ -18,9 +18,9 @@ from wingspan.errors import UserError, nearest
 from wingspan.features import Bank, room
 from wingspan.measures._inputs import Inputs
 from wingspan.measures._mlp import Probes, gap
-from wingspan.measures._neighbours import cosine
 from wingspan.measures._tasks import Task, tasks
 from wingspan.measures.base import Measured, Number
+from wingspan.neighbours import cosine
 
 PROBES = ("linear", "mlp", "knn")
 _NEARLY_ALL = 0.99  # ones from which a code says next to nothing

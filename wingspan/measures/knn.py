@@ -2,7 +2,7 @@
 
 Cosine on h as it is, votes weighted by exp(cosine / temperature), with k = 20 and 0.07 as solo-learn's `knn` and DINO's
 `eval_knn.py` have them; and Hamming distance on packed codes h > 0, every neighbour one vote (ours: peers have none). Equal
-votes go to the first class. Every task of a data set asks the same neighbours.
+votes go to the first class. Every task of a data set asks the same neighbours. Of packed bits there is Hamming distance alone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import ClassVar
 from wingspan import bits
 from wingspan.errors import UserError
 from wingspan.features import Bank
-from wingspan.measures._neighbours import Neighbours, cosine, hamming
 from wingspan.measures._tasks import tasks
 from wingspan.measures.base import Measure, Measured, Number
+from wingspan.neighbours import Neighbours, cosine, hamming
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Knn(Measure):
     """Accuracy of the vote of the k nearest training images; r2 of their mean for quantities."""
 
     title: ClassVar[str] = "accuracy of the nearest training images' vote"
+    reads_bits: ClassVar[bool] = True
     source: ClassVar[str] = "section 4.3; k and temperature from solo-learn and DINO"
     reading: ClassVar[str] = (
         "Images are classified by the vote of the training images nearest to them. 'cosine' compares h as it is, 'hamming' "
@@ -55,8 +56,10 @@ class Knn(Measure):
                     answers = neighbours.mean(task.train, temperature)
                 numbers.append(task.score(answers, series))
 
-        ask("cosine", cosine(train, test, k, f"neighbours on {bank.data}"), self.temperature)
-        codes = hamming(bits.pack(train), bits.pack(test), train.shape[1], k, f"nearest codes on {bank.data}")
-        ask("hamming", codes, None)
+        width = bank.train.width
+        if not width:
+            ask("cosine", cosine(train, test, k, f"neighbours on {bank.data}"), self.temperature)
+            train, test, width = bits.pack(train), bits.pack(test), train.shape[1]
+        ask("hamming", hamming(train, test, width, k, f"nearest codes on {bank.data}"), None)
         fewer = f"{bank.data} has {len(train)} training images: all of them vote, not {self.k}."
         return Measured(tuple(numbers), notes=() if k == self.k else (fewer,))

@@ -1,89 +1,24 @@
-"""`_kernels.cpp`, compiled for this processor on first use (a second or two) and kept; the same functions as `_plain.py`.
-
-A plain shared library called through ctypes: no build system and no header of PyTorch's, so any C++ compiler will do.
-"""
+"""The functions of `_plain.py` in C++: `_kernels.cpp`, compiled on first use."""
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from wingspan.caches import cache_folder
+from wingspan import compiled
+from wingspan.compiled import UnavailableError as UnavailableError
 
 _SOURCE = Path(__file__).with_name("_kernels.cpp")
-_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-std=c++17", "-shared", "-fPIC")
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _INT, _THREADS = ctypes.c_int64, ctypes.c_int
 
 
-class UnavailableError(Exception):
-    """The kernels cannot be compiled or loaded here; the text says why."""
-
-
-@functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises UnavailableError, every time alike, where there are none to be had."""
-    if os.environ.get("WINGSPAN_COMPILER") == "none":
-        raise UnavailableError("WINGSPAN_COMPILER is 'none'")
-    compiler = os.environ.get("WINGSPAN_COMPILER") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
-    if compiler is None:
-        raise UnavailableError("no C++ compiler is on PATH (Debian: apt install g++)")
-    kept = cache_folder() / f"kernels-{_identity(compiler)}.so"
-    try:
-        return ctypes.CDLL(str(kept))
-    except OSError:  # absent, or damaged
-        pass
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        return _compiled(compiler, kept)
-    except OSError:  # a cache that cannot be written must not cost the speed
-        return _compiled(compiler, Path(tempfile.mkdtemp(prefix="wingspan-")) / kept.name)
-
-
-def _identity(compiler: str) -> str:
-    """Names source, flags, compiler, processor and PyTorch: a home may be shared by machines that differ."""
-    processor = Path("/proc/cpuinfo")
-    lines = processor.read_text().splitlines() if processor.exists() else []
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    parts = (_SOURCE.read_text(), *_FLAGS, compiler, platform.machine(), platform.processor(), flags, torch.__version__)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _compiled(compiler: str, to: Path) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory(dir=to.parent) as folder:  # renamed when whole: several processes may compile at once
-        made = Path(folder) / to.name
-        words = [compiler, *_FLAGS, str(_SOURCE), "-o", str(made), *_openmp()]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise UnavailableError(f"{compiler} cannot be run: {error.strerror}") from error
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UnavailableError(f"{compiler} cannot compile them ({said})")
-        made.replace(to)
-    try:
-        return ctypes.CDLL(str(to))
-    except OSError as error:
-        raise UnavailableError(f"they cannot be loaded: {error}") from error
-
-
-def _openmp() -> list[str]:
-    """PyTorch's own OpenMP library: a second one would have threads of its own, fighting over the same cores."""
-    own = [
-        *Path(torch.__file__).parent.glob("lib/libgomp*.so*"),
-        *Path(torch.__file__).parents[1].glob("torch.libs/libgomp*.so*"),
-    ]
-    return [str(own[0])] if own else []
+    """The compiled kernels. Raises UnavailableError where there are none to be had."""
+    return compiled.library(_SOURCE)
 
 
 def _at(x: Tensor | None) -> ctypes.c_void_p:

@@ -33,6 +33,7 @@ bench: setup
 	$(PY) benchmarks/pretrain.py --json
 	$(PY) benchmarks/probe.py --json
 	$(PY) benchmarks/knn.py --json
+	$(PY) benchmarks/features.py --json
 	$(PY) benchmarks/wide_block.py --json
 	$(PY) benchmarks/losses.py --json --only nt_xent-4096x256
 

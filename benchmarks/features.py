@@ -105,12 +105,10 @@ def size(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for width in sorted({2048, options.width}):
         chosen = argparse.Namespace(**{**vars(options), "width": width, "side": 32})
         network, data = built(chosen), pictures(chosen, folder)
-        stores = {
-            kind: extract_to(
-                folder / f"size-{kind}-{width}", network, Model("built"), data, Wanted(kind, batch=options.batch, splits=("train",))
-            ).train
-            for kind in ("fp16", "packed", "sparse")
-        }  # fmt: skip
+        stores = {}
+        for kind in ("fp16", "packed", "sparse"):
+            wanted = Wanted(kind, batch=options.batch, splits=("train",))
+            stores[kind] = extract_to(folder / f"size-{kind}-{width}", network, Model("built"), data, wanted).train
         codes = [hashlib.sha256(part.bits[:].numpy().tobytes()).hexdigest() for part in stores.values()]
         h = stores["fp16"].dense[:]
         assert isinstance(h, torch.Tensor)
@@ -154,8 +152,8 @@ def extraction(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     times = [(alone(), stored(f"extracted-{at}")) for at in range(options.rounds)]
     ratios = [forward / whole for forward, whole in times]
     return {
-        "backbone": options.backbone, "width": options.width, "side": options.side, "batch": options.batch, "format": options.format,
-        "images": len(images), "rounds": options.rounds,
+        "backbone": options.backbone, "width": options.width, "side": options.side, "batch": options.batch,
+        "format": options.format, "images": len(images), "rounds": options.rounds,
         "forward_images_per_second": round(len(images) / statistics.median(forward for forward, _ in times), 1),
         "extraction_images_per_second": round(len(images) / statistics.median(whole for _, whole in times), 1),
         "extraction_over_forward": [round(each(ratios), 3) for each in (statistics.median, min, max)],

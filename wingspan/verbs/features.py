@@ -29,7 +29,7 @@ from wingspan.pretrain import load_run
 from wingspan.progress import clock, console
 from wingspan.results import load_precision
 from wingspan.runs import RunFolder
-from wingspan.runtime import Runtime
+from wingspan.runtime import Runtime, hold_memory
 from wingspan.store import manifest
 from wingspan.store.manifest import Format
 from wingspan.store.store import Store, open_store
@@ -98,6 +98,8 @@ def _extract(path: Path, words: list[str]) -> int:
     if not 0 <= options.max_loss <= 100:
         raise UserError(f"--max-loss {options.max_loss} is points of accuracy: from 0 to 100.")
     run, network = load_network(folder, Runtime(options.device, load_precision(folder)))
+    if network.runtime.device.type == "cpu":
+        hold_memory()
     kind, why = _format(options, options.out, network, run.seed)
     splits: tuple[Split, ...] = ("train", "test") if options.split == "both" else (options.split,)
     wanted = Wanted(kind, options.layer, options.threshold, options.batch, splits)

@@ -18,10 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import memory
@@ -73,34 +71,13 @@ def theirs(folder: str, columns: int, top: int, threads: int) -> Callable[[np.nd
     return lambda queries: index.search(queries, top)
 
 
-@contextmanager
-def greatest_memory(found: dict[str, float]) -> Iterator[None]:
-    """Puts the bytes into `found` by which private memory grew at most."""
-    peak = before = memory.kilobytes("RssAnon")
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, memory.kilobytes("RssAnon"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-    found["bytes"] = (max(peak, memory.kilobytes("RssAnon")) - before) * 1024
-
-
 def one_side(side: str, folder: str, width: int, top: int, threads: int) -> dict[str, float]:
     columns = -(-width // 8)
     queries = np.fromfile(f"{folder}/queries", np.uint8).reshape(-1, columns)
     found: dict[str, float] = {}
     make = ours if side == "wingspan" else theirs
     __import__("torch" if side == "wingspan" else "faiss")  # what a library takes by being there is not the search's
-    with greatest_memory(found):
+    with memory.growth() as grown:
         search = make(folder, columns, top, threads)
         search(queries[:1])  # the file is read, kernels and threads are there
         start = time.perf_counter()
@@ -112,6 +89,7 @@ def one_side(side: str, folder: str, width: int, top: int, threads: int) -> dict
             search(query[None])
             alone.append(time.perf_counter() - start)
     found["alone"] = statistics.median(alone)
+    found["bytes"] = grown.bytes
     np.savez(f"{folder}/{side}.npz", distances=answer[0], rows=answer[1])
     return found
 

@@ -17,10 +17,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
+import memory
 import torch
 from torch import Tensor
 
@@ -44,34 +44,17 @@ def search(side: str, train: Tensor, test: Tensor) -> Tensor:
     return neighbours.hamming(bits.pack(train), bits.pack(test), train.shape[1], K).indices
 
 
-def private_memory() -> int:
-    """Bytes of this process that are no file's: pages of the mapped features do not count."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
 def one_side(side: str, folder: str, sizes: tuple[int, int], width: int) -> dict[str, float]:
     train, test = (
         torch.from_file(f"{folder}/{name}", shared=True, size=n * width, dtype=torch.float16).view(n, width)
         for name, n in zip(("train", "test"), sizes, strict=True)
     )
     search(side, train[:64], test[:64])  # libraries load what they need
-    peak = before = private_memory()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, private_memory())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    start = time.perf_counter()
-    search(side, train, test)
-    taken = time.perf_counter() - start
-    done.set()
-    watcher.join()
-    return {"seconds": taken, "bytes": peak - before}
+    with memory.growth() as grown:
+        start = time.perf_counter()
+        search(side, train, test)
+        taken = time.perf_counter() - start
+    return {"seconds": taken, "bytes": grown.bytes}
 
 
 def write(folder: str, sizes: tuple[int, int], width: int) -> None:

@@ -28,13 +28,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import memory
 import numpy as np
 import torch
 from torch import Tensor
@@ -207,31 +207,14 @@ def scikit_learn(options: argparse.Namespace) -> dict[str, Any]:
 def watched(work: Callable[[], float], warm: Callable[[], object]) -> dict[str, Any]:
     """Seconds, accuracy and the peak of anonymous memory beyond what was there before. `warm`: lets libraries set up."""
     warm()
-    before, peak, done = anonymous(), [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.05):
-            peak[0] = max(peak[0], anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    began, used = time.perf_counter(), time.process_time()
-    accuracy = work()
-    seconds, used = time.perf_counter() - began, time.process_time() - used
-    done.set()
-    watcher.join()
+    with memory.growth(every=0.05) as grown:
+        began, used = time.perf_counter(), time.process_time()
+        accuracy = work()
+        seconds, used = time.perf_counter() - began, time.process_time() - used
     return {
         "seconds": round(seconds, 2), "cpu_seconds": round(used, 2), "accuracy": round(accuracy, 4),
-        "peak_mb": round((peak[0] - before) / 1e6, 1),
+        "peak_mb": round(grown.bytes / 1e6, 1),
     }  # fmt: skip
-
-
-def anonymous() -> int:
-    """Bytes this process holds that are no pages of a file (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no RssAnon in /proc/self/status: memory cannot be measured here")
 
 
 def table(result: dict[str, Any]) -> str:

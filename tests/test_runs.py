@@ -76,7 +76,7 @@ def test_a_checkpoint_that_fails_leaves_the_earlier_one(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     checkpoint(folder, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_flush", full)
+        patch.setattr(runs, "flush", full)
         with pytest.raises(UserError, match="step-000000002: No space left"):
             checkpoint(folder, 2)
     assert names(folder) == ["step-000000001"]

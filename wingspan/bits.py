@@ -22,11 +22,11 @@ def pack(h: Tensor) -> Tensor:
     packed = torch.empty(N, -(-D // 8), dtype=torch.uint8)
     rows = max(1, _PART // max(D, 1))
     for start in range(0, N, rows):
-        packed[start : start + rows] = torch.from_numpy(np.packbits(_above(h[start : start + rows]), axis=1))
+        packed[start : start + rows] = torch.from_numpy(np.packbits(above(h[start : start + rows]), axis=1))
     return packed
 
 
-def _above(h: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def above(h: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """h > 0. Of halves it compares the bits as integers, ten times as fast: in them numbers above 0 are 1 to infinity's."""
     if h.dtype != torch.float16:
         return (h > 0).numpy()

@@ -115,7 +115,7 @@ def svgs(picture: Picture) -> list[str]:
     """One inline SVG a panel: transparent, ink as `currentColor`, colours as `var(--line-0)`, `var(--ramp-0)` and so on."""
     made = []
     for panel in picture.panels:
-        with _context():
+        with context():
             figure = Figure(figsize=picture.size, layout="constrained")
             _draw(figure.add_subplot(), panel)
             made.append(_inline(figure))
@@ -132,7 +132,7 @@ def png(picture: Picture, path: Path, *, title: str, note: str) -> None:
     if sum(6 + len(name) for name in names) < width * columns * 9:
         across = max(1, len(names))
     below = 0.6 + 0.17 * max(2, math.ceil(len(names) / across))  # the note and the legend's rows
-    with _context():
+    with context():
         spaced = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
         figure = Figure(figsize=(width * columns, height * rows + below), facecolor="white", layout=spaced)
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -157,7 +157,7 @@ def png(picture: Picture, path: Path, *, title: str, note: str) -> None:
 
 def key(style: Style) -> str:
     """The legend's picture of one line, as an inline SVG."""
-    with _context():
+    with context():
         figure = Figure(figsize=(0.5, 0.2))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
@@ -177,7 +177,7 @@ def _line(style: Style, lw: float, ms: float) -> Line2D:
 
 
 @contextmanager
-def _context() -> Iterator[None]:
+def context() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the same figure whatever the user's matplotlibrc says; undone on leaving
         matplotlib.rcParams.update(RC)

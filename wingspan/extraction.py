@@ -69,7 +69,7 @@ def extract_to(
 
     Raises UserError when the folder holds something else or features of another model, data or format, when the disk is
     full, or when features are not finite (naming the rows); Interrupted after Ctrl-C or SIGTERM.
-    """  # fmt: skip
+    """
     network, data = network.at(data.side), _placed(data)
     images = {split: data.load(split) for split in wanted.splits}
     for each in images.values():
@@ -82,7 +82,7 @@ def extract_to(
     )  # fmt: skip
     manifest = _begun(folder, manifest)
     with RunFolder(folder).lock(), stop_on_signals() as stop:
-        if not (folder / "store.json").exists():
+        if not manifests.present(folder):
             _room(folder, manifest)
             for name, text in (beside or {}).items():
                 write_atomic(folder / name, text)
@@ -103,7 +103,7 @@ def _begun(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest to work by: the one that is there, when it wants the same."""
     if not folder.exists() or not any(folder.iterdir()):
         return manifest
-    if not (folder / "store.json").exists():
+    if not manifests.present(folder):
         left = {file.name for file in folder.iterdir()} - {"run.json", ".lock"}
         if left and any(not name.startswith(".") for name in left):
             raise UserError(f"{folder} is not empty and holds no store (found {min(left)}): choose another --out.")
@@ -151,7 +151,7 @@ def _room(folder: Path, manifest: Manifest) -> None:
 def _width(network: Network, images: ImageSet, layer: str) -> int:
     network.check_layer(layer)
     views = network.plain(images.images.batch(torch.arange(min(2, len(images)))))
-    return int((network.layers(views) if layer != "h" else {"h": network.h(views)})[layer].shape[1])
+    return int(network.layer(views, layer).shape[1])
 
 
 def _facts(images: ImageSet) -> SplitFacts:

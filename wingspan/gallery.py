@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from wingspan.canvas import INK, LIGHT, RC, short
+from wingspan.canvas import INK, LIGHT, context, short
 from wingspan.pictures import pixels_of
 from wingspan.retrieval import Found
 from wingspan.runs import write_atomic
@@ -44,9 +43,7 @@ def draw(found: Found, file: Path) -> None:
     right, bottom = place(columns + 1, rows, side)
     width, height = max(_LEAST, right - _GAP + _MARGIN), bottom - _GAP + _MARGIN
     sheet = np.full((height, width, 3), 255, np.uint8)
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # the same picture whatever the user's matplotlibrc says
-        matplotlib.rcParams.update(RC)
+    with context():
         # a hundredth of a pixel more, so that rounding never takes one away
         figure = Figure(figsize=((width + 0.01) / _DPI, (height + 0.01) / _DPI), dpi=_DPI, facecolor="white")
         page = _Page(figure, width, height)

@@ -79,6 +79,10 @@ class Network:
                 found[name] = before = part(before).float()
         return found
 
+    def layer(self, views: Tensor, name: str) -> Tensor:
+        """One of `layers` (B, K) in fp32; for "h" without going through the projector."""
+        return self.h(views) if name == "h" else self.layers(views)[name]
+
     def layer_names(self) -> tuple[str, ...]:
         return ("h", *(name for name, _ in self._projector_layers()))
 

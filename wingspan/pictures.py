@@ -67,7 +67,7 @@ def _forward(store: Store, network: Network, pixels: Tensor) -> Tensor:
     if about.layer not in network.layer_names():
         raise UserError(f"{network.name} has no layer '{about.layer}', which {store.path} holds: it is another model.")
     views = network.plain(pixels)
-    half = (network.h(views) if about.layer == "h" else network.layers(views)[about.layer]).to("cpu", torch.float16)
+    half = network.layer(views, about.layer).to("cpu", torch.float16)
     if half.shape[1] != about.width:
         raise UserError(
             f"{store.path} holds {about.layer} of width {about.width}, and {network.name} gives {half.shape[1]}: it is another "

@@ -101,7 +101,7 @@ def _reader(folder: RunFolder, device: str) -> tuple[Pretrain, Callable[[Data, C
 
 def is_store(folder: RunFolder) -> bool:
     """Whether a folder is a store of a run's features and not the run itself."""
-    return (folder.path / "store.json").exists()
+    return manifest.present(folder.path)
 
 
 def check_reads(bank: Bank, measure: Measure) -> None:

@@ -133,10 +133,10 @@ class RunFolder:
                 beside.mkdir(parents=True)
                 yield beside
                 for file in [*beside.iterdir(), beside]:
-                    _flush(file)
+                    flush(file)
                 if not final.exists():
                     beside.rename(final)
-                    _flush(final.parent)
+                    flush(final.parent)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
 
@@ -179,7 +179,8 @@ class RunFolder:
         write_json(path, [*before, provenance()])
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Let a file's bytes, or a folder's names, reach the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

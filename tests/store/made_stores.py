@@ -22,12 +22,8 @@ MODEL = Model("made", "", "0123456789", 7, "f" * 64)
 
 
 @dataclass(frozen=True)
-class Made(Data):
-    """Random images of three classes, each with a weight and a name."""
-
-    rows: int = 300
-    tests: int = 90
-    bare: bool = False  # without labels, quantities and names
+class Small(Data):
+    """Images of four pixels a side."""
 
     title = "made for tests"
 
@@ -37,7 +33,16 @@ class Made(Data):
 
     @property
     def label_name(self) -> str:
-        return "made"
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Made(Small):
+    """Random images of three classes, each with a weight and a name."""
+
+    rows: int = 300
+    tests: int = 90
+    bare: bool = False  # without labels, quantities and names
 
     def load(self, split: Split) -> ImageSet:
         n = self.rows if split == "train" else self.tests

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_stores import Made, made, truth
+from made_stores import Made, Small, made, truth
 from tiny_runs import WORDS, command, said
 from torch import Tensor, nn
 
 from wingspan import features, results, storage
 from wingspan.augment import PRESETS
 from wingspan.chance import generator
-from wingspan.data.base import Data, ImageSet, InMemory, Split
+from wingspan.data.base import ImageSet, InMemory, Split
 from wingspan.features import Bank
 from wingspan.measures.base import NotApplicableError
 from wingspan.measures.binary import Binary, codes
@@ -141,21 +141,11 @@ def test_the_verb_measures_a_store_beside_its_run(run: Path, tmp_path: Path, cap
 
 
 @dataclasses.dataclass(frozen=True)
-class Sides(Data):
+class Sides(Small):
     """Two classes; `told` says where the class is: in the signs of h, or in how large one value is."""
 
     told: str = "signs"
     labelled: bool = True
-
-    title = "made for tests"
-
-    @property
-    def side(self) -> int:
-        return 4
-
-    @property
-    def label_name(self) -> str:
-        return "sides"
 
     def load(self, split: Split) -> ImageSet:
         n = 3000 if split == "test" else 600

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from wingspan.errors import UserError
 from wingspan.progress import bar
-from wingspan.runs import explained
-from wingspan.store.manifest import Manifest
-from wingspan.store.shards import flush
+from wingspan.runs import explained, flush
+from wingspan.store.manifest import Manifest, row_bytes
 from wingspan.store.store import Part
 
 _BLOCK = 2**26  # bytes of fp16 features a block: a thousand rows at D = 32768
@@ -51,7 +50,7 @@ class Content:
     @property
     def row_bytes(self) -> int:
         """Bytes of an image's features."""
-        return -(-self.width // 8) if self.packed else 2 * self.width
+        return row_bytes("packed" if self.packed else "fp16", self.width)
 
     @functools.cached_property
     def columns(self) -> list[Column]:

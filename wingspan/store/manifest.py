@@ -23,6 +23,7 @@ from wingspan.store._mapping import PAGE
 
 Format = Literal["fp16", "packed", "sparse"]
 VERSION = 1
+_FILE = "store.json"
 _ROWS = 2048  # images a shard: what a kill costs at most
 
 
@@ -89,11 +90,16 @@ def shard_rows(kind: Format, width: int) -> int:
     return least * max(1, _ROWS // least)
 
 
+def present(folder: Path) -> bool:
+    """Whether a folder is a store, begun or whole."""
+    return (folder / _FILE).exists()
+
+
 def read(folder: Path) -> Manifest:
     """The manifest of the store in `folder`. Raises UserError when there is none, or one of another version."""
-    file = folder / "store.json"
+    file = folder / _FILE
     if not file.exists():
-        told = "it does not exist" if not folder.exists() else "it holds no store.json"
+        told = "it does not exist" if not folder.exists() else f"it holds no {_FILE}"
         raise UserError(f"'{folder}' is no store of features: {told}. Make one: wingspan features RUN --out {folder}")
     value = read_json(file)
     version = value.get("version") if isinstance(value, dict) else None
@@ -103,4 +109,4 @@ def read(folder: Path) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    write_json(folder / "store.json", spec.to_json(manifest))
+    write_json(folder / _FILE, spec.to_json(manifest))

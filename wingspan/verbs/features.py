@@ -78,13 +78,13 @@ class _StoreOptions:
 def main(words: list[str]) -> int:
     words = list(words)
     if {"-h", "--help"} & set(words):
-        known = words and (Path(words[0]) / "store.json").exists()
+        known = words and manifest.present(Path(words[0]))
         kind, default = (_StoreOptions, _StoreOptions()) if known else (_Options, _Options(Hub()))
         arguments.parse(kind, default, ["--help"], "features STORE" if known else "features RUN", __doc__ or "")
     if not words or words[0].startswith("-"):
         raise UserError("which run? wingspan features RUN --out DIR, RUN being the folder that wingspan pretrain wrote.")
     path, rest = Path(words[0]), words[1:]
-    return _look(path, rest) if (path / "store.json").exists() else _extract(path, rest)
+    return _look(path, rest) if manifest.present(path) else _extract(path, rest)
 
 
 def _extract(path: Path, words: list[str]) -> int:
@@ -120,7 +120,7 @@ def _format(options: _Options, out: Path, network: Network, seed: int) -> tuple[
     """The format to store in, and why; a store that was begun keeps its own."""
     if options.format != "auto":
         return options.format, ()
-    if (out / "store.json").exists():
+    if manifest.present(out):
         begun = manifest.read(out)
         return begun.format, begun.notes
     chosen = storage.choose(network, options.data, options.layer, seed, options.max_loss / 100)

@@ -42,8 +42,8 @@ from torch import Tensor
 from wingspan import bits
 from wingspan.data.base import ImageSet, InMemory
 from wingspan.features import Bank, Split
+from wingspan.inputs import Inputs
 from wingspan.measures._heads import Recipe, fit
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task
 from wingspan.measures.linear import PRESETS, Linear
 

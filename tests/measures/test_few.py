@@ -14,8 +14,8 @@ from wingspan.chance import generator
 from wingspan.data.base import ImageSet, InMemory
 from wingspan.errors import UserError
 from wingspan.features import Bank, Split
+from wingspan.inputs import Inputs
 from wingspan.measures import few
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task
 from wingspan.measures.base import Number
 from wingspan.measures.few import Few, subset

@@ -10,10 +10,10 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import Tensor, nn
 
 from wingspan import bits
+from wingspan import inputs as module_of_inputs
 from wingspan.chance import generator
-from wingspan.measures import _inputs
+from wingspan.inputs import Inputs
 from wingspan.measures._heads import Heads, Recipe, fit
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task
 
 N, M, D = 150, 70, 13
@@ -76,7 +76,7 @@ def same(first: list[Heads], second: list[Heads]) -> bool:
 def test_every_task_under_every_recipe_is_as_trained_alone(
     standardise: bool, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_inputs, "_PART", part)
+    monkeypatch.setattr(module_of_inputs, "_PART", part)
     tasks, rows = posed(), torch.arange(0, N, 3).repeat(2).unique() + 1
     small = torch.ones(D).index_fill(0, torch.tensor(5), 1e-5)  # slopes near AdamW's epsilon: their size counts there
     inputs, test = Inputs(features(N) * small), features(M, 1) * small
@@ -144,7 +144,7 @@ def test_packed_and_binarised_features_train_the_same_heads_as_zeros_and_ones(st
 
 
 def test_standardised_rows_have_mean_0_and_variance_1_and_dead_dimensions_are_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_inputs, "_PART", 1)
+    monkeypatch.setattr(module_of_inputs, "_PART", 1)
     h = torch.rand(N, D, generator=generator(0, "test"))
     h[:, 3] = 1e4 + h[:, 3]  # a mean 35,000 times the spread
     h[:, 7] = 3.3

@@ -12,9 +12,9 @@ from wingspan.chance import generator
 from wingspan.data.base import ImageSet, InMemory
 from wingspan.errors import UserError
 from wingspan.features import Bank, Split
+from wingspan.inputs import Inputs
 from wingspan.measures._choice import split as held_out
 from wingspan.measures._heads import Recipe
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._mlp import gap, mlp
 from wingspan.measures._tasks import Task, tasks
 from wingspan.measures.base import Measured

@@ -85,7 +85,7 @@ def test_a_probe_never_unpacks_the_whole(tmp_path: Path, monkeypatch: pytest.Mon
         return unpack(part, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(bits, "unpack", watched)
-    monkeypatch.setattr("wingspan.measures._inputs._PART", 4096)
+    monkeypatch.setattr("wingspan.inputs._PART", 4096)
     FAST.measure(stored, 0)
     assert most == 16
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from wingspan.chance import generator
+from wingspan.inputs import Inputs
 from wingspan.measures._heads import Recipe, fit
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task
 from wingspan.measures.base import NotApplicableError
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wingspan.chance import generator
-from wingspan.measures._inputs import Inputs
+from wingspan.inputs import Inputs
 from wingspan.measures._tasks import Task
 from wingspan.progress import bar
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from wingspan.chance import generator
 from wingspan.errors import UserError
 from wingspan.features import Bank
+from wingspan.inputs import Inputs
 from wingspan.measures import _choice
 from wingspan.measures._heads import Recipe, fit
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task
 from wingspan.measures.base import Measure, Number
 from wingspan.progress import bar

@@ -28,8 +28,8 @@ from wingspan.data.hub import Hub
 from wingspan.data.scenes import Scenes
 from wingspan.errors import UserError
 from wingspan.features import Bank, Need, extract
+from wingspan.inputs import Inputs
 from wingspan.measures._heads import Heads, Recipe, fit
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task
 from wingspan.measures._variants import VARIANTS, paired, rendered, sources, superclasses, variant_of
 from wingspan.measures.base import Measure, Measured, NotApplicableError, Number

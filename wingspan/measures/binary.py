@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wingspan.errors import UserError, nearest
 from wingspan.features import Bank, room
-from wingspan.measures._inputs import Inputs
+from wingspan.inputs import Inputs
 from wingspan.measures._mlp import Probes, gap
 from wingspan.measures._tasks import Task, tasks
 from wingspan.measures.base import Measured, Number

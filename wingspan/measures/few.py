@@ -21,7 +21,7 @@ from torch import Tensor
 from wingspan.chance import generator
 from wingspan.errors import UserError
 from wingspan.features import Bank
-from wingspan.measures._inputs import Inputs
+from wingspan.inputs import Inputs
 from wingspan.measures._tasks import Task, tasks
 from wingspan.measures.base import Measure, Measured, Number
 from wingspan.progress import bar

@@ -28,8 +28,8 @@ from wingspan.augment import PRESETS as AUGMENTATIONS
 from wingspan.augment import Augment
 from wingspan.errors import UserError
 from wingspan.features import Bank, Need
+from wingspan.inputs import Inputs
 from wingspan.measures._heads import Recipe, fit
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import tasks
 from wingspan.measures.base import Measure, Measured, NotApplicableError, Number
 from wingspan.network import Network

@@ -22,9 +22,9 @@ from wingspan.chance import key
 from wingspan.data.base import Images
 from wingspan.errors import UserError
 from wingspan.features import Bank, Need, Split, room
+from wingspan.inputs import Inputs
 from wingspan.measures import _choice
 from wingspan.measures._heads import Heads, Recipe, Training, fit
-from wingspan.measures._inputs import Inputs
 from wingspan.measures._tasks import Task, tasks
 from wingspan.measures.base import Measure, Measured, NotApplicableError
 from wingspan.network import Network

@@ -21,11 +21,11 @@ FLOORS = {
     "handover": 5, "sheet": 5, "inputs": 5,
     "measures": 6, "rcdm": 6,
     "crew": 7, "results": 7, "selection": 7, "evidence": 7, "claims": 7, "advice": 7, "proxy": 7, "prices": 7, "study": 7,
-    "storage": 7, "pictures": 7, "retrieval": 7,
+    "storage": 7, "pictures": 7, "retrieval": 7, "members": 7, "subjects": 7, "company": 7, "together": 7,
     "experiments": 8,
     "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "frontier": 9,
     "pages": 9, "report": 9, "notes": 9, "board": 9, "workbench": 9,
-    "costs": 9, "slurm": 9, "bill": 9, "gallery": 9,
+    "costs": 9, "slurm": 9, "bill": 9, "gallery": 9, "collage": 9, "mosaic": 9, "taus": 9, "retained": 9,
     "verbs": 10, "cli": 10,
 }  # fmt: skip
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

@@ -14,7 +14,7 @@ from wingspan.inputs import Inputs
 from wingspan.progress import bar
 from wingspan.runtime import multiplies_bf16
 
-DUAL_ROWS = 5460  # training rows that a map of wide h is fitted on
+DUAL_ROWS = 4096  # training rows that a map of wide h is fitted on
 WIDE = torch.bfloat16  # what the dual holds features and weights in
 _AT_ONCE, _BLOCK = 2048, 1024  # rows of a pass, rows and columns of a block of products
 
@@ -37,9 +37,9 @@ class Problem(Protocol):
         """Put it into weights (D, P) and offsets (P,) as a map from h."""
 
 
-def _cholesky(matrix: Tensor, penalty: float, rows: int) -> Tensor | None:
-    """Of a centred product of `rows` rows with `penalty` times its mean eigenvalue, of those that can differ from 0, added."""
-    scale = float(matrix.diagonal().double().sum()) / max(1, min(len(matrix), rows - 1))
+def _cholesky(matrix: Tensor, penalty: float, directions: int) -> Tensor | None:
+    """Of a centred product with `penalty` times its mean eigenvalue added, of as many as can differ from 0."""
+    scale = float(matrix.diagonal().double().sum()) / max(1, directions)
     ridged = matrix.clone()
     ridged.diagonal().add_(penalty * scale or 1.0)
     factor, wrong = torch.linalg.cholesky_ex(ridged)
@@ -119,7 +119,7 @@ class _Normal:
         self.others = others
 
     def factor(self, penalty: float) -> Tensor | None:
-        return _cholesky(self.matrix, penalty, self.n)
+        return _cholesky(self.matrix, penalty, min(len(self.matrix), self.n - 1))
 
     def solved(self, factor: Tensor, columns: Tensor) -> Tensor:
         crossed = self.others[0].hy[:, columns].double()
@@ -187,7 +187,7 @@ class _Kernel:
         self.mean_y = y[seen].mean(0)
 
     def factor(self, penalty: float) -> Tensor | None:
-        return _cholesky(self.matrix, penalty, len(self.matrix))
+        return _cholesky(self.matrix, penalty, min(self.h.shape[1], len(self.matrix) - 1))
 
     def solved(self, factor: Tensor, columns: Tensor) -> Tensor:
         return torch.cholesky_solve(self.y[self.seen][:, columns] - self.mean_y[columns], factor)

@@ -136,7 +136,7 @@ def _reader(held: Folder) -> Reader | None:
     file = held.path / "reader.safetensors"
     if file.exists():
         return Reader.from_tensors(safetensors.torch.load_file(file))
-    made = train_reader(held.subject, held.seed)
+    made = train_reader(held.subject, held.seed, held.settings.reader_steps)
     if made is not None:
         write_atomic(file, safetensors.torch.save(made.tensors()))
     return made

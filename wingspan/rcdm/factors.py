@@ -13,12 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wingspan.data.base import ImageSet
+from wingspan.errors import UserError
 from wingspan.rcdm.reader import Reader
 
 BLOCKS = 8  # a side
 BINS = 8  # of the histogram, a channel
 CLASSES = 100  # of a task, above which it is not regressed
-LINEAR = frozenset({"pixels", "colour", "layout", "detail", "flip asymmetry", "foreground", "background"})
+FACTORS = ("pixels", "colour", "layout", "detail", "flip asymmetry", "histogram", "foreground", "background")
+"""What every picture has; the last two where masks are given. True factors come on top, by what the data set tells."""
+LINEAR = frozenset(FACTORS) - {"histogram"}
 """Factors that are linear in the picture: that of a mean picture is the mean of theirs."""
 TRUE = "true "
 """Begins the name of what the data set itself tells: 'true shape', 'true label'."""
@@ -29,9 +32,15 @@ def of_pictures(pictures: Tensor, masks: Tensor | None = None, reader: Reader | 
 
     colour: the channels' means; layout: means of 8 x 8 blocks, less the colour; detail: the rest; flip asymmetry: half the
     blocks less the mirrored ones; histogram: see `histogram`; foreground, background: pixels under and outside `masks`
-    (n, 1, S, S). A reader adds what it reads well.
+    (n, 1, S, S) bool. A reader adds what it reads well. Raises UserError for another side: blocks of unequal size would not
+    split the pixels without overlap.
     """
     S = pictures.shape[-1]
+    if S < 2 * BLOCKS or S % BLOCKS:
+        raise UserError(
+            f"pictures of {S} pixels a side cannot be split into {BLOCKS} x {BLOCKS} blocks of one size: give a side that is a "
+            f"multiple of {BLOCKS}, from {2 * BLOCKS} on."
+        )
     colour = pictures.mean((2, 3))
     blocks = F.avg_pool2d(pictures, S // BLOCKS)
     coarse = blocks.repeat_interleave(S // BLOCKS, 2).repeat_interleave(S // BLOCKS, 3)
@@ -59,10 +68,18 @@ def histogram(pictures: Tensor) -> Tensor:
 
 
 def truths(images: ImageSet) -> dict[str, Tensor]:
-    """What a data set tells of its images: 'true TASK' -> one-hot (n, C), for 2 to 100 classes; 'true NAME' -> (n, 1)."""
+    """What a data set tells of its images: 'true TASK' -> one-hot (n, C), for 2 to 100 classes; 'true NAME' -> (n, 1).
+
+    Where a task and a quantity share a name it is the task. A quantity with gaps (not a number) tells nothing.
+    """
     found = {
         TRUE + task: F.one_hot(values, len(images.classes[task])).float()
         for task, values in images.labels.items()
         if 2 <= len(images.classes[task]) <= CLASSES
     }
-    return found | {TRUE + name: values.float().unsqueeze(1) for name, values in images.quantities.items()}
+    numbers = {
+        TRUE + name: values.float().unsqueeze(1)
+        for name, values in images.quantities.items()
+        if TRUE + name not in found and bool(values.isfinite().all())
+    }
+    return found | numbers

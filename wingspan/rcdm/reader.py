@@ -11,31 +11,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wingspan.chance import generator, key
-from wingspan.data.base import ImageSet
 from wingspan.progress import bar
 from wingspan.rcdm.encoders import Subject
 from wingspan.runtime import multiplies_bf16
 
 ENOUGH = 0.5
 """The R2 on real images from which a reader's word is taken."""
-_STEPS, _BATCH, _LR, _CHANNELS = 600, 128, 3e-3, (32, 64, 128)
+_BATCH, _LR, _SIDE = 128, 3e-3, 32
+_LEVELS = ((64, 2), (128, 2), (128, 1))  # channels, and by what the side is divided
 _TESTED = 1000  # images
 _CLASSES = 100
 
 
 class _Net(nn.Module):
+    """Blocks of 2 x 2 pixels are folded into channels, and what is larger than 32 pixels is shrunk first: a minute's training
+    reads more so, at every side."""
+
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        before, parts = 3, []
-        for channels in _CHANNELS:
-            parts += [nn.Conv2d(before, channels, 3, padding=1), nn.GroupNorm(8, channels), nn.SiLU()]
-            parts += [nn.Conv2d(channels, channels, 3, padding=1, stride=2), nn.GroupNorm(8, channels), nn.SiLU()]
+        before, parts = 12, []
+        for channels, stride in _LEVELS:
+            parts += [nn.Conv2d(before, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.SiLU()]
+            parts += [nn.Conv2d(channels, channels, 3, padding=1, stride=stride), nn.BatchNorm2d(channels), nn.SiLU()]
             before = channels
         self.body = nn.Sequential(*parts, nn.AdaptiveAvgPool2d(4), nn.Flatten())  # where things are is to be read, too
         self.head = nn.Linear(16 * before, outputs)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        found: Tensor = self.head(self.body((pictures * 2 - 1).contiguous(memory_format=torch.channels_last)))
+        x = F.adaptive_avg_pool2d(pictures, _SIDE) if pictures.shape[-1] > _SIDE else pictures
+        x = F.pixel_unshuffle(x * 2 - 1, 2).contiguous(memory_format=torch.channels_last)
+        found: Tensor = self.head(self.body(x))
         return found
 
 
@@ -52,7 +57,7 @@ class Reader:
         """The names that it reads well enough."""
         return tuple(name for name, value in self.r2.items() if value >= ENOUGH)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def read(self, pictures: Tensor) -> dict[str, Tensor]:
         """Pictures (n, 3, S, S) in 0..1 -> task -> probabilities (n, C); quantity -> (n, 1), standardised."""
         parts = []
@@ -81,14 +86,16 @@ class Reader:
         return Reader(net.eval().requires_grad_(False), places, {name: float(held[f"r2 {name}"]) for name in places})
 
 
-def train_reader(subject: Subject, seed: int) -> Reader | None:
-    """Train on the training images' labels and quantities for a minute or so; None where there are none.
+def train_reader(subject: Subject, seed: int, steps: int = 500) -> Reader | None:
+    """Train on the training images' labels and quantities for about a minute of one core; None where there are none.
 
-    AdamW, 600 batches of 128 on a cosine; cross-entropy a task (2 to 100 classes), squared error a standardised quantity.
+    AdamW, `steps` batches of 128 on a cosine; cross-entropy a task (2 to 100 classes), squared error a standardised quantity. A
+    function of the seed. None too where the test images tell nothing, for then it is not known how well it reads.
     """
-    images = subject.splits.get("train")
-    known = {} if images is None else _known(images)
-    if images is None or not known:
+    if not {"train", "test"} <= set(subject.splits):
+        return None
+    images, known = subject.splits["train"], _known(subject)
+    if not known:
         return None
     sizes = {name: (len(images.classes[name]) if name in images.labels else 1) for name in known}
     places, start = {}, 0
@@ -99,14 +106,25 @@ def train_reader(subject: Subject, seed: int) -> Reader | None:
         torch.manual_seed(key(seed, "rcdm reader"))
         net = _Net(start).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     moments = {name: (float(values.mean()), float(values.std())) for name, values in known.items() if sizes[name] == 1}
-    _train(net, subject, {name: _standard(values, moments.get(name)) for name, values in known.items()}, places, seed)
+    wanted = {name: _standard(values, moments.get(name)) for name, values in known.items()}
+    _train(net, subject, wanted, places, seed, steps)
     made = Reader(net.eval().requires_grad_(False), places, {})
     return Reader(made.net, places, _tested(made, subject, moments))
 
 
-def _known(images: ImageSet) -> dict[str, Tensor]:
-    tasks = {name: values for name, values in images.labels.items() if 2 <= len(images.classes[name]) <= _CLASSES}
-    numbers = {name: values for name, values in images.quantities.items() if float(values.std()) > 0 and name not in tasks}
+def _known(subject: Subject) -> dict[str, Tensor]:
+    """What both splits tell and what varies in training: labels, and quantities without gaps."""
+    images, test = subject.splits["train"], subject.splits["test"]
+    tasks = {
+        name: values
+        for name, values in images.labels.items()
+        if name in test.labels and 2 <= len(images.classes[name]) <= _CLASSES and bool((values != values[0]).any())
+    }
+    numbers = {
+        name: values
+        for name, values in images.quantities.items()
+        if name in test.quantities and name not in tasks and math.isfinite(spread := float(values.std())) and spread > 0
+    }
     return {**tasks, **numbers}
 
 
@@ -114,13 +132,15 @@ def _standard(values: Tensor, moments: tuple[float, float] | None) -> Tensor:
     return values if moments is None else ((values - moments[0]) / moments[1]).float()
 
 
-def _train(net: nn.Module, subject: Subject, known: Mapping[str, Tensor], places: Mapping[str, slice], seed: int) -> None:
+def _train(
+    net: nn.Module, subject: Subject, known: Mapping[str, Tensor], places: Mapping[str, slice], seed: int, steps: int
+) -> None:
     optimiser = torch.optim.AdamW(net.parameters(), lr=_LR, weight_decay=1e-2, fused=True)
-    with bar("reader of true factors", _STEPS, per_unit=_BATCH, things="images") as shown:
-        for step in range(_STEPS):
-            warm = min(1.0, (step + 1) / 30)
+    with bar("reader of true factors", steps, per_unit=_BATCH, things="images") as shown:
+        for step in range(steps):
+            warm = min(1.0, (step + 1) / max(1, min(30, steps // 10)))
             for group in optimiser.param_groups:
-                group["lr"] = _LR * warm * (1 + math.cos(math.pi * step / _STEPS)) / 2
+                group["lr"] = _LR * warm * (1 + math.cos(math.pi * step / steps)) / 2
             rows = torch.randint(len(subject.train), (_BATCH,), generator=generator(seed, "rcdm reader", step))
             with _autocast():
                 found = net(subject.train.batch(rows).float() / 255).float()
@@ -142,15 +162,13 @@ def _tested(reader: Reader, subject: Subject, moments: Mapping[str, tuple[float,
     read = reader.read(subject.test.batch(rows).float() / 255)
     found = {}
     for name, values in read.items():
-        if name not in (images.quantities if name in moments else images.labels):
-            continue
         if name in moments:
             truth = _standard(images.quantities[name][rows], moments[name]).unsqueeze(1)
         else:
             truth = F.one_hot(images.labels[name][rows], values.shape[1]).float()
         spread = (truth - truth.mean(0)).square().sum()
         found[name] = float(1 - (values - truth).square().sum() / spread) if spread > 0 else 0.0
-    return {name: found.get(name, 0.0) for name in reader.places}
+    return found
 
 
 def _autocast() -> torch.autocast:

@@ -12,6 +12,7 @@ are ours.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ CALIBRATED = (0.8, 1.25)
 """kappa within which samples may be read."""
 BELOW = 0.05
 """By how much tau may fall short of what the lower rungs explain."""
-_AT_ONCE = 2**26  # distances
+_AT_ONCE = 2**24  # distances, or numbers of h, that are held
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class Retained:
 
 
 def retained(source: Tensor, samples: Tensor, mean: Tensor, seed: int) -> Retained:
-    """source (n, k), samples (s, n, k), mean (k,) or (n, k): tau, rho and kappa. kappa is infinite where nothing varies but
-    something is wrong, and 1 where neither is."""
+    """source (n, k), samples (s, n, k) with s >= 2, mean (k,) or, of a factor that a mask cuts out, (n, k): tau, rho, kappa.
+
+    kappa is infinite where nothing varies but something is wrong, and 1 where neither is; tau and rho are not a number or
+    minus infinity where all sources are at the mean.
+    """
     spread = (source - mean).square().sum(1).double()
     error = (samples - source).square().sum(2).mean(0).double()
     within = samples.var(0).sum(1).double()
@@ -53,7 +57,10 @@ def retained(source: Tensor, samples: Tensor, mean: Tensor, seed: int) -> Retain
 
 
 def r2(source: Tensor, predicted: Tensor, mean: Tensor, seed: int) -> Interval:
-    """The share of a factor's spread (n, k) that one prediction of each (n, k) explains; 0 for the mean, below for worse."""
+    """The share of a factor's spread, of source (n, k) about the mean (k,) or (n, k), that predicted (n, k) explains.
+
+    0 for predicting the mean, below for worse; not a number or minus infinity where all sources are at the mean.
+    """
     spread, error = (each.square().sum(1).double() for each in (source - mean, source - predicted))
     draws = _draws(len(source), seed)
     T, E = (torch.cat([each.mean()[None], each[draws].mean(1)]) for each in (spread, error))
@@ -61,9 +68,11 @@ def r2(source: Tensor, predicted: Tensor, mean: Tensor, seed: int) -> Interval:
 
 
 def ranks(h: Tensor, among: Inputs, rows: Tensor) -> Tensor:
-    """The rank (n,), from 1, of row rows[i] among all M by its Euclidean distance to h (n, D), standardised; ties share theirs.
+    """The rank (n,), from 1, of row rows[i] among all M by Euclidean distance to h[i], of h (n, D) standardised as they are.
 
-    Raises nothing: a constant h ranks everyone in the middle.
+    Rows at the same distance share the middle of their ranks: a constant h ranks everyone at (M + 1) / 2, which is chance for
+    the median rank, and below chance for the reciprocal one, since nobody is ever first by luck. An h that is not finite ranks
+    its source last.
     """
     own = among.rows(rows)
     nearer, equal = torch.zeros(len(h)), torch.zeros(len(h))
@@ -77,13 +86,17 @@ def ranks(h: Tensor, among: Inputs, rows: Tensor) -> Tensor:
     for part in torch.arange(len(among)).split(max(1, _AT_ONCE // max(len(h), among.D))):
         found = distances(among.rows(part))
         found.masked_fill_(part[None] == rows[:, None], torch.inf)
-        nearer += (found < mine - slack).sum(1)
+        nearer += (~(found >= mine - slack)).sum(1)  # what is not finite is nearer, too
         equal += ((found - mine).abs() <= slack).sum(1)
-    return 1 + nearer + equal / 2
+    return (1 + nearer + equal / 2).clamp_max(len(among))
 
 
 def reciprocal(ranks: Tensor, M: int, seed: int) -> dict[str, tuple[float, float, float, float]]:
-    """Of ranks (s, n) among M: mean reciprocal and median rank with interval, and what chance gives: H_M / M, (M + 1) / 2."""
+    """Of ranks (n,) or (s, n) among M: mean reciprocal and median rank, with interval and what chance gives.
+
+    Chance is that of a rank drawn evenly from 1..M: H_M / M, with H_M = 1 + 1/2 + ... + 1/M, and (M + 1) / 2.
+    """
+    ranks = ranks.reshape(-1, ranks.shape[-1])
     draws = _draws(ranks.shape[1], seed)
     inverse = (1 / ranks).mean(0).double()
     mean = _interval(torch.cat([inverse.mean()[None], inverse[draws].mean(1)]))
@@ -95,6 +108,8 @@ def reciprocal(ranks: Tensor, M: int, seed: int) -> dict[str, tuple[float, float
 def verdict(tau: float, kappa: float, best: float) -> str | None:
     """The trust rule: what is wrong with samples of this retention and calibration, or None. best: the highest R2 of the lower
     rungs, which is what h is known to tell."""
+    if not math.isfinite(tau):
+        return "do not read (these images do not differ in it)"
     wrong = []
     if not CALIBRATED[0] <= kappa <= CALIBRATED[1]:
         wrong.append(f"kappa {kappa:.2f} lies outside {CALIBRATED[0]} to {CALIBRATED[1]}")

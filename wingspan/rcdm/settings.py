@@ -7,6 +7,8 @@ from typing import Literal
 
 from wingspan.errors import UserError, nearest
 
+_SAMPLED = ("sampling_steps", "evaluated")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,14 +39,16 @@ class Settings:
     """How fast noise grows over the 1,000 steps. linear is the published one; it needs far longer."""
     prediction: Literal["v", "epsilon"] = "v"
     """What the denoiser gives. epsilon is the published one; it needs far longer."""
-    steps: int = 400
+    steps: int = 300
     """Training steps of the denoiser for the first encoder. Raise it when the figure says under-trained."""
-    steps_more: int = 100
+    steps_more: int = 80
     """Further steps for every further encoder: the trunk is shared."""
     decoder_steps: int = 200
     """Training steps of the deterministic decoder for the first encoder."""
     decoder_steps_more: int = 50
     """Further steps of it for every further encoder."""
+    reader_steps: int = 500
+    """Training steps, of 128 images, of the network that reads true factors off pictures, where a data set tells some."""
     batch: int = 64
     """Images a step, dealt to the encoders in turn."""
     lr: float = 1.5e-3
@@ -53,7 +57,7 @@ class Settings:
     """Decoupled weight decay of matrices."""
     ema: float = 0.99
     """Decay of the weights' average, which is what draws; less at the beginning. 0.9999 for a hundred thousand steps."""
-    sampling_steps: int = 20
+    sampling_steps: int = 12
     """Denoising steps a sample (DPM-Solver++, second order)."""
     evaluated: int = 256
     """Test images that retention is measured on. More narrow the intervals."""
@@ -63,7 +67,17 @@ class Settings:
     """Put samples through the encoder again, and rank their source among the test images."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "steps", "decoder_steps", "batch", "sampling_steps", "evaluated", "layers", "unshuffle"):
+        for name in (
+            "channels",
+            "steps",
+            "decoder_steps",
+            "reader_steps",
+            "batch",
+            "sampling_steps",
+            "evaluated",
+            "layers",
+            "unshuffle",
+        ):
             value = getattr(self, name)
             if (min(value, default=0) if isinstance(value, tuple) else value) < 1:
                 raise UserError(f"{name} {value} must be at least 1.")
@@ -97,16 +111,18 @@ class Settings:
 PRESETS = {
     "smoke": Settings(
         side=16, channels=(8, 16), groups=4, conditioning=32, steps=4, steps_more=1, decoder_steps=4, decoder_steps_more=1,
-        batch=16, sampling_steps=2, evaluated=8,
+        reader_steps=8, batch=16, sampling_steps=2, evaluated=8,
     ),
     "cpu32": Settings(),
     "gpu64": Settings(
         side=64, channels=(128, 256, 384), layers=2, attention=2, groups=32, steps=20_000, steps_more=8_000,
-        decoder_steps=4_000, decoder_steps_more=1_000, batch=128, lr=4e-4, ema=0.999, evaluated=1024,
+        decoder_steps=4_000, decoder_steps_more=1_000, reader_steps=4_000, batch=128, lr=4e-4, ema=0.999, sampling_steps=20,
+        evaluated=1024,
     ),
     "gpu128": Settings(
         side=128, channels=(128, 256, 384, 512), layers=2, attention=2, groups=32, steps=60_000, steps_more=20_000,
-        decoder_steps=8_000, decoder_steps_more=2_000, batch=128, lr=3e-4, ema=0.9995, sampling_steps=30, evaluated=1024,
+        decoder_steps=8_000, decoder_steps_more=2_000, reader_steps=4_000, batch=128, lr=3e-4, ema=0.9995, sampling_steps=30,
+        evaluated=1024,
     ),
     "paper128": Settings(
         side=128, channels=(256, 256, 512, 768, 1024), layers=2, attention=3, unshuffle=1, resnet_sampling=True, groups=32,

@@ -45,7 +45,7 @@ def place(finished: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What reads true factors off pictures takes a while to train, a curve of each factor a while to draw."""
-    monkeypatch.setattr(drawing, "train_reader", lambda subject, seed: None)
+    monkeypatch.setattr(drawing, "train_reader", lambda *_, **__: None)
     monkeypatch.setattr(taus, "picture", lambda *_: None)
 
 

@@ -164,3 +164,14 @@ def test_a_decoder_draws_at_every_side_and_begins_as_the_ridge_picture(side):
     condition, ridge = torch.randn(2, 32), torch.randn(2, 3, side, side)
     assert not torch.allclose(made(condition, ridge), made(condition, ridge * 2))
     assert not torch.allclose(made(condition, ridge), made(condition * 2, ridge))
+
+
+def test_a_batch_does_not_depend_on_which_came_before():
+    one, other = company(), company()
+    for step in range(18):
+        before = one.batch(step, "decoder")
+    alone = other.batch(17, "decoder")
+    assert torch.equal(before.picture, alone.picture) and torch.equal(before.ridge, alone.ridge)
+    assert all(torch.equal(*pair) for pair in zip(before.h, alone.h, strict=True))
+    assert torch.equal(one.batch(3, "decoder").picture, other.batch(3, "decoder").picture)
+    assert not torch.equal(one.batch(3, "denoiser").picture, other.batch(3, "decoder").picture)

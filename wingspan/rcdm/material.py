@@ -15,6 +15,10 @@ from wingspan.rcdm.ridge import Ridge
 from wingspan.rcdm.settings import Settings
 
 _LOOKED_AT = 2048  # training images that the residual's size is taken from
+_STEPS = 16  # whose rows are looked up at a time
+
+_Prepared = tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]
+"""Of one step: rows (B,), encoders' numbers (B,), ridge pictures (B, 3, s, s) as small as they are fitted, h an encoder."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Material:
         self, subject: Subject, encoders: Sequence[Encoder], ridges: Sequence[Ridge], settings: Settings, seed: int
     ) -> None:
         self.subject, self.encoders, self.ridges, self.settings, self.seed = subject, encoders, ridges, settings, seed
+        self._kept: tuple[tuple[str, int], list[_Prepared]] = (("", -1), [])
         rows = torch.randperm(len(subject.train), generator=generator(seed, "rcdm size"))[:_LOOKED_AT].sort().values
         seen = to_unit(subject.train.batch(rows))
         self.sizes = torch.stack([(seen - self.held_out(at, rows)).std().clamp_min(1e-3) for at in range(len(encoders))])
@@ -59,20 +64,44 @@ class Material:
 
     def picture(self, found: Tensor) -> Tensor:
         """A ridge's picture (n, 3 s s) in 0..1 -> at the side that is drawn, in -1..1."""
+        return enlarged(self._small(found), self.settings.side)
+
+    def _small(self, found: Tensor) -> Tensor:
         side = self.settings.ridge_side
-        return enlarged(found.reshape(-1, 3, side, side) * 2 - 1, self.settings.side)
+        return found.reshape(-1, 3, side, side) * 2 - 1
 
     def batch(self, step: int, purpose: str) -> Batch:
-        """The batch of one step: rows by chance, dealt to the encoders in turn. A function of (seed, purpose, step)."""
+        """The batch of one step: rows by chance, dealt to the encoders in turn. A function of (seed, purpose, step).
+
+        The last `_STEPS` steps' worth is kept, because a ridge reads all its weights for one row as for many.
+        """
+        wanted = (purpose, step // _STEPS)
+        if self._kept[0] != wanted:
+            self._kept = (wanted, self._several(step // _STEPS * _STEPS, purpose))
+        rows, turns, ridge, h = self._kept[1][step % _STEPS]
+        shown = enlarged(ridge, self.settings.side)
+        return Batch(to_unit(self.subject.train.batch(rows)), shown, self.sizes[turns].view(-1, 1, 1, 1), h)
+
+    def _several(self, first: int, purpose: str) -> list[_Prepared]:
+        """What batches of `_STEPS` steps are made from."""
         B, E = self.settings.batch, len(self.encoders)
-        rows = torch.randint(len(self.subject.train), (B,), generator=generator(self.seed, f"rcdm rows {purpose}", step))
-        turn = (step * B + torch.arange(B)) % E
-        rows = rows[order := turn.argsort(stable=True)]
-        parts = rows.split(torch.bincount(turn, minlength=E).tolist())
-        ridge = torch.cat([self.held_out(at, part) for at, part in enumerate(parts) if len(part)])
-        h = tuple(encoder.train.rows(part) for encoder, part in zip(self.encoders, parts, strict=True))
-        size = self.sizes[turn[order]].view(-1, 1, 1, 1)
-        return Batch(to_unit(self.subject.train.batch(rows)), ridge, size, h)
+        dealt: list[list[Tensor]] = []  # rows by step and encoder
+        for step in range(first, first + _STEPS):
+            rows = torch.randint(len(self.subject.train), (B,), generator=generator(self.seed, f"rcdm rows {purpose}", step))
+            turn = (step * B + torch.arange(B)) % E
+            dealt.append(list(rows[turn.argsort(stable=True)].split(torch.bincount(turn, minlength=E).tolist())))
+        ridges: list[list[Tensor]] = []  # by encoder and step
+        h: list[list[Tensor]] = []
+        for at, encoder in enumerate(self.encoders):
+            rows, sizes = torch.cat([parts[at] for parts in dealt]), [len(parts[at]) for parts in dealt]
+            ridges.append(list(self._small(self.ridges[at].held_out(encoder.train, rows, self._pixels)).split(sizes)))
+            h.append(list(encoder.train.rows(rows).split(sizes)))
+        made = []
+        for number, parts in enumerate(dealt):
+            turns = torch.arange(E).repeat_interleave(torch.tensor([len(part) for part in parts]))
+            ridge = torch.cat([each[number] for each in ridges])
+            made.append((torch.cat(parts), turns, ridge, tuple(each[number] for each in h)))
+        return made
 
 
 def enlarged(small: Tensor, side: int) -> Tensor:

@@ -18,6 +18,7 @@ from wingspan.pretrain import Sitting
 from wingspan.study import Study, plan
 from wingspan.verbs.study import names
 
+OTHER = {"tab6": {"layers": False}, "fig5": {"rung": "ridge", "preset": "cpu32"}}  # defaults that a study does not mean
 STUDIES = [name for name in names() if hasattr(importlib.import_module(f"wingspan.experiments.{name}"), "_sizes")]
 
 
@@ -29,6 +30,7 @@ def test_the_studies_are_those_that_are_there() -> None:
     assert {
         "fig2",
         "fig3",
+        "fig5",
         "fig6",
         "tab1",
         "tab2",
@@ -56,6 +58,9 @@ def test_a_study_runs_at_smoke_and_every_claim_gets_a_verdict(name: str, tmp_pat
     assert not outcome.failed and outcome.table["value"].notna().any()
     assert study.claims and study.source
     for ruling in workbench.rulings(study, outcome.table):
+        if name == "fig5":  # a decoder of a few steps is not trusted, and then there is no tau to go by
+            assert ruling.word == "not measured" and "metric tau" in ruling.evidence
+            continue
         assert ruling.word == "undecided", f"one seed never decides, and nothing is missing: {ruling}"
         assert "one seed" in ruling.evidence
     page = outcome.page.read_text()
@@ -80,16 +85,15 @@ def test_a_study_is_planned_at_its_other_scales(name: str, scale: str, tmp_path:
     study = made(name, scale)
     cells = plan(study, tmp_path)
     assert len({cell.run for cell in cells}) == len(cells) >= 2
-    embedded = name == "tab5" and scale == "small"
-    assert all(isinstance(cell.run.data, Scenes) == embedded for cell in cells)
+    scenes = {isinstance(cell.run.data, Scenes) for cell in cells}
+    assert scenes == ({"tab5": {True}, "fig5": {True, False}}.get(name, {False}) if scale == "small" else {False})
     assert {cell.run.backbone.shortcut for cell in cells} == {"projection"}  # type: ignore[attr-defined]
-    assert len({cell.run.seed for cell in cells}) >= (2 if scale == "small" else 1)
+    assert len({cell.run.seed for cell in cells}) >= (2 if scale == "small" and name != "fig5" else 1)
     if scale == "paper":
         assert all(cell.run.backbone.label_name.startswith("resnet50") for cell in cells) or name == "fig6"
-        assert all(
-            replace(measure, layers=False) == type(measure)() if name == "tab6" else type(measure)() == measure
-            for measure in study.measures
-        ), "the paper's recipes"
+        assert all(replace(measure, **OTHER.get(name, {})) == type(measure)() for measure in study.measures), (
+            "the paper's recipes"
+        )
     assert all(spec.kind_of(measure) in spec.files(Measure) for measure in study.measures)
 
 

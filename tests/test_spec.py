@@ -105,6 +105,7 @@ MEASURE_DEFAULTS = {
         "cosine": False,
         "grid": [],
     },
+    "retention": {"rung": "ridge", "preset": "cpu32", "longer": 1.0},
     "sparsity": {},
     "spectrum": {"images": 4096, "fit": [11, 100]},
 }

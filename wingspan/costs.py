@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from wingspan.data.base import Data
 from wingspan.forecast import Forecast, forecast
 from wingspan.pretrain import Pretrain, Sitting
 from wingspan.rate import Rate, Sample, training_flops
-from wingspan.results import label_of, result_file
+from wingspan.results import Pair, label_of, result_file
 from wingspan.runs import read_json
 from wingspan.sampling import Sampling, long_tail, steps_per_epoch
 from wingspan.study import Cell, Part, Study
@@ -109,7 +108,8 @@ def draw_up(
     able = [(cell.run, cost) for cell, cost, n in zip(cells, costs, steps, strict=True) if n and not cell.folder.done()]
     pace = given or _rate(finished, able, sitting.device, jobs)
     own = _own(finished) if tflops is None else {}
-    lines = [_line(study, *each, pace, own) for each in zip(cells, costs, steps, strict=True)]
+    left = studies.missing(study, cells)
+    lines = [_line(*each, left, pace, own) for each in zip(cells, costs, steps, strict=True)]
     lines = part.of(lines) if part else lines
     cpu = tflops is None and (sitting.device == "cpu" or not torch.cuda.is_available())
     return Bill(
@@ -117,7 +117,7 @@ def draw_up(
         lines=lines,
         rate=pace,
         jobs=jobs,
-        measuring=_measuring(study, [line.cell for line in lines]),
+        measuring=_measuring(study, [line.cell for line in lines], left),
         images={data.label_name: told for (data, _), (_, told) in counts.items()},
         counted=all(n is not None for n in steps),
         free=rate.free_bytes(sitting.device) if tflops is None else None,
@@ -197,11 +197,16 @@ def _rate(
 
 
 def _line(
-    study: Study, cell: Cell, cost: Forecast, steps: int | None, pace: Rate | None, own: Mapping[Pretrain, float]
+    cell: Cell,
+    cost: Forecast,
+    steps: int | None,
+    missing: Mapping[str, Sequence[Pair]],
+    pace: Rate | None,
+    own: Mapping[Pretrain, float],
 ) -> Line:
     folder = cell.folder
     if folder.done():
-        status = "not measured" if studies.missing(study, cell) else "done"
+        status = "not measured" if missing[folder.path.name] else "done"
         return Line(cell, cost, status, float(read_json(folder.finished).get("seconds", 0.0)), 0.0)
     saved = folder.checkpoints()
     facts = read_json(saved[-1] / "state.json") if saved else {"step": 0, "seconds": 0.0}
@@ -215,15 +220,15 @@ def _line(
     return Line(cell, cost, status, float(facts["seconds"]), left)
 
 
-def _measuring(study: Study, cells: Sequence[Cell]) -> Measuring:
+def _measuring(study: Study, cells: Sequence[Cell], missing: Mapping[str, Sequence[Pair]]) -> Measuring:
     """A measure is taken to last as long as it did, on the mean of the results that there are, of any run and data set."""
     took: dict[str, list[float]] = {}
     for cell in cells:
-        for data, measure in itertools.product(studies.banks(study, cell.run), study.measures):
+        for data, measure in studies.pairs(study, cell):
             file = result_file(cell.folder, data, measure)
             if file.exists() and "seconds" in (found := read_json(file)):
                 took.setdefault(label_of(measure), []).append(float(found["seconds"]))
-    todo = [label_of(measure) for cell in cells for _, measure in studies.missing(study, cell)]
+    todo = [label_of(measure) for cell in cells for _, measure in missing[cell.folder.path.name]]
     known = [sum(took[label]) / len(took[label]) for label in todo if label in took]
     return Measuring(len(todo), sum(known), len(known))
 

@@ -65,29 +65,34 @@ def measure_run(
             continue
         for measure in measures:
             began = time.monotonic()
-            about = {
-                "run": bank.fingerprint,
-                "step": _step(folder),
-                "data": {"name": data.label_name, "target": bank.test.images.target, "settings": spec.to_json(data)},
-                "measure": spec.to_json(measure),
-                "seed": run.seed,
-            }
+            said = about(bank.fingerprint, _step(folder), data, bank.test.images.target, measure, run.seed)
             _progress(folder, todo, data, measure)
             try:
                 check_reads(bank, measure)
                 found = measure.measure(bank, run.seed)
             except NotApplicableError as error:
-                result = {**about, "skipped": str(error), "numbers": []}
+                result = {**said, "skipped": str(error), "numbers": []}
             except UserError as error:
                 failed.append(f"{label_of(measure)} on {data.label_name}: {error}")
                 continue
             else:
-                result = {**about, **spec.to_json(found), "seconds": round(time.monotonic() - began, 2)}
+                result = {**said, **spec.to_json(found), "seconds": round(time.monotonic() - began, 2)}
             file = result_file(folder, data, measure)
             write_json(file, result)
             written.append(file)
             after()
     return written, failed
+
+
+def about(fingerprint: str, step: int, data: Data, target: str | None, measure: Measure, seed: int) -> dict[str, Any]:
+    """How a result begins: what was measured, on which images, with which settings."""
+    return {
+        "run": fingerprint,
+        "step": step,
+        "data": {"name": data.label_name, "target": target, "settings": spec.to_json(data)},
+        "measure": spec.to_json(measure),
+        "seed": seed,
+    }
 
 
 def _reader(folder: RunFolder, device: str) -> tuple[Pretrain, Callable[[Data, Collection[Need]], Bank]]:

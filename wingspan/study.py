@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from wingspan import crew, spec
+from wingspan import crew, spec, together
 from wingspan.claims import Claim
 from wingspan.data.base import Data
 from wingspan.errors import UserError, nearest
@@ -129,32 +129,59 @@ def banks(study: Study, run: Pretrain) -> tuple[Data, ...]:
     return found
 
 
-def missing(study: Study, cell: Cell) -> list[tuple[Data, Measure]]:
-    """What is still to be measured on a run."""
-    pairs = itertools.product(banks(study, cell.run), study.measures)
-    return [(data, measure) for data, measure in pairs if not known(cell.folder, data, measure)]
+def pairs(study: Study, cell: Cell) -> list[Pair]:
+    """What is measured on a run."""
+    return list(itertools.product(banks(study, cell.run), study.measures))
+
+
+def parties(study: Study, cells: Sequence[Cell]) -> list[together.Party]:
+    """The companies that the finished runs of a plan are drawn in; none where no measure asks for it."""
+    if not any(measure.together for measure in study.measures):
+        return []
+    return together.parties((cell.folder, pairs(study, cell)) for cell in cells if cell.folder.done())
+
+
+def missing(study: Study, cells: Sequence[Cell]) -> dict[str, list[Pair]]:
+    """What is still to be measured on the runs of a whole plan, by their folders' names.
+
+    A result of a measure that takes runs together is missing, too, where it came from other runs than those finished now.
+    """
+    drawn = {
+        (folder.path, party.measure, party.data)
+        for party in parties(study, cells)
+        for folder in party.folders
+        if party.holds(folder)
+    }
+
+    def there(cell: Cell, data: Data, measure: Measure) -> bool:
+        return (cell.folder.path, measure, data) in drawn if measure.together else known(cell.folder, data, measure)
+
+    return {cell.folder.path.name: [pair for pair in pairs(study, cell) if not there(cell, *pair)] for cell in cells}
 
 
 def carry_out(study: Study, out: Path, sitting: Sitting, jobs: int = 0, part: Part | None = None) -> dict[str, str]:
     """Train and measure whatever is missing of a plan, or of a part of it, `jobs` runs at a time. A run that fails is told and
-    does not stop the others.
+    does not stop the others. Measures that take runs together are left to `together.carry_out`.
 
     Gives run folder name -> message for the runs that failed.
     """
-    chosen = plan(study, out) if part is None else part.of(plan(study, out))
-    cells = [(cell, missing(study, cell)) for cell in chosen]
+    cells = plan(study, out)
+    together.check(pair for cell in cells for pair in pairs(study, cell))
+    left = missing(study, cells)
+    chosen = cells if part is None else part.of(cells)
+    alone = [[pair for pair in left[cell.folder.path.name] if not pair[1].together] for cell in chosen]
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     tasks = {
         cell.label: (functools.partial(complete, cell, todo, sitting), cell.folder.metrics)
-        for cell, todo in cells
+        for cell, todo in zip(chosen, alone, strict=True)
         if todo or not cell.folder.done()
     }
     if not tasks:
         return {}
     jobs = crew.size(jobs, len(tasks), sitting.device)
     failed = crew.work(tasks, jobs) if jobs > 1 else _in_turn(tasks)
-    return {cell.folder.path.name: failed[cell.label] for cell, _ in cells if cell.label in failed}
+    return {cell.folder.path.name: failed[cell.label] for cell in chosen if cell.label in failed}
 
 
 def _in_turn(tasks: Mapping[str, tuple[Callable[[], str | None], Path]]) -> dict[str, str]:
@@ -195,20 +222,24 @@ def measure(folder: RunFolder, todo: Sequence[Pair], device: str, stop: Stop) ->
 
 
 def results(study: Study, out: Path) -> Tables:
-    """Everything measured on the runs of the plan."""
-    return tables(_entry(study, cell) for cell in plan(study, out))
+    """Everything measured on the runs of the plan; of a measure that takes runs together, by the present company."""
+    cells = plan(study, out)
+    left = missing(study, cells)
+    return tables(_entry(study, cell, left[cell.folder.path.name]) for cell in cells)
 
 
-def _entry(study: Study, cell: Cell) -> Entry:
-    pairs = itertools.product(banks(study, cell.run), study.measures)
-    return Entry(cell.folder, cell.run, cell.place, [result_file(cell.folder, data, measure) for data, measure in pairs])
+def _entry(study: Study, cell: Cell, left: Sequence[Pair] = ()) -> Entry:
+    stale = [pair for pair in left if pair[1].together]
+    found = [pair for pair in pairs(study, cell) if pair not in stale]
+    return Entry(cell.folder, cell.run, cell.place, [result_file(cell.folder, data, measure) for data, measure in found])
 
 
 def run_table(study: Study, out: Path, failed: Mapping[str, str]) -> pd.DataFrame:
     """One row a run of the plan: how far it is, how long it took, how fast it went."""
-    rows = []
-    for cell in plan(study, out):
-        status = "done" if cell.folder.done() and not missing(study, cell) else "not run"
+    rows, cells = [], plan(study, out)
+    left = missing(study, cells)
+    for cell in cells:
+        status = "done" if cell.folder.done() and not left[cell.folder.path.name] else "not run"
         if cell.folder.path.name in failed:
             status = f"failed: {failed[cell.folder.path.name]}"
         elif status != "done" and cell.folder.started():

@@ -217,7 +217,7 @@ def _spread(images: ImageSet, count: int, seed: int) -> Tensor:
         turn = torch.empty_like(labels)
         for label in labels.unique():
             turn[labels == label] = torch.arange(int((labels == label).sum()))
-        pass
+        order = order[turn.argsort(stable=True)]
     return order[:count].sort().values
 
 

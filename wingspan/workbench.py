@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 from rich.markup import escape
 
-from wingspan import notes, report, spec
+from wingspan import mosaic, notes, report, retained, spec, together
 from wingspan import study as studies
 from wingspan.claims import judge
 from wingspan.errors import UserError
 from wingspan.experiments._paper import Published
 from wingspan.pretrain import Sitting
 from wingspan.progress import console
-from wingspan.results import Entry, Tables, identity, tables
+from wingspan.rcdm.kept import Drawing
+from wingspan.results import Entry, Tables, identity, label_of, tables
 from wingspan.runs import explained, provenance, read_json
 from wingspan.sheet import contact_sheet
 from wingspan.stopping import Interrupted
 from wingspan.study import Outcome, Study
+from wingspan.together import Party
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
     notes.tell_of_others(study, out)
     try:
         failed = studies.carry_out(study, out, sitting, jobs)
+        drawn = studies.parties(study, studies.plan(study, out))
+        failed |= draw(drawn, out, sitting.device, command, failed)
     except Interrupted:
         notes.write(study, out, studies.run_table(study, out, {}), command)
         raise
@@ -56,13 +62,13 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
     page = report.Page(
         title=f"Width study: {study.name}",
         question=study.question,
-        notes=study.notes,
+        notes=(*study.notes, *links(drawn, out)),
         table=found.numbers,
         runs=runs,
         settings=json.loads(json.dumps(spec.to_json(study.base))),
         command=command,
         provenance=provenance(),
-        pictures={"Images (first of each row) and the views that training sees": sheet},
+        pictures={**grids(drawn, out), "Images (first of each row) and the views that training sees": sheet},
         curves=found.curves,
         measures=found.measures,
         measured_notes=found.notes,
@@ -73,6 +79,36 @@ def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, pri
     for ruling in ruled:
         console.print(f"  {ruling.claim}: [bold]{ruling.word}[/]. {escape(ruling.evidence)}", highlight=False, soft_wrap=True)
     return Outcome(found.numbers, _write(page, found, out), failed)
+
+
+def draw(
+    found: Sequence[Party], out: Path, device: str, command: str, failed: Mapping[str, str], again: bool = False
+) -> dict[str, str]:
+    """Draw what is missing of companies, each with its page; run folder name -> what failed, with what had `failed` before."""
+    lost = together.carry_out(found, out, device, functools.partial(_show, command=command), again)
+    return {name: "; ".join(filter(None, [failed.get(name, ""), message])) for name, message in lost.items()}
+
+
+def _show(drawing: Drawing, folder: Path, command: str) -> None:
+    """The pictures and the page of a company in its folder, and its table in the terminal."""
+    grid = folder / together.GRID
+    mosaic.draw(drawing, grid)
+    retained.write([drawing], folder, command, pictures={f"{drawing.data}: pictures made from h": grid})
+    console.print(retained.printed(drawing))
+
+
+def grids(found: Sequence[Party], out: Path) -> dict[str, Path]:
+    """Caption -> the grid and the curve of every company that was drawn."""
+    named = ((f"{label_of(party.measure)}, {party.data.label_name}", party.folder(out)) for party in found)
+    told = ((together.GRID, "pictures made from h"), (together.CURVE, "what was kept, against D"))
+    return {f"{name}: {what}": folder / file for name, folder in named for file, what in told if (folder / file).exists()}
+
+
+def links(found: Sequence[Party], out: Path) -> list[str]:
+    """To every company's own page, as a page in `out` links it."""
+    pages = [(party, party.folder(out) / together.PAGE) for party in found]
+    made = Markup('<a href="{}">All that was drawn of {}: every number, with intervals, references and what not to read</a>.')
+    return [made.format(file.relative_to(out).as_posix(), party.data.label_name) for party, file in pages if file.exists()]
 
 
 def rulings(study: Study, table: pd.DataFrame, printed: Printed | None = None) -> tuple[report.Ruling, ...]:
@@ -90,25 +126,27 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def present(entries: Sequence[Entry], out: Path, command: str, failed: Mapping[str, str]) -> Outcome:
-    """Write the tables and the pages of everything that was ever measured on some runs.
+def present(
+    entries: Sequence[Entry], out: Path, command: str, failed: Mapping[str, str], drawn: Sequence[Party] = ()
+) -> Outcome:
+    """Write the tables and the pages of everything that was ever measured on some runs. drawn: companies of them.
 
     Raises UserError when that is nothing.
     """
-    found = tables(entries)
+    found = tables(together.comparable(entries))
     if found.numbers.empty:
         raise UserError(f"nothing was measured: {'; '.join(dict.fromkeys(failed.values())) or 'no measure fits these images'}")
     runs = pd.DataFrame([{**identity(entry), **_facts(entry), "status": _status(entry, failed)} for entry in entries])
     page = report.Page(
         title=f"What {len(entries)} representations kept" if len(entries) > 1 else "What the representation kept",
         question=f"Measured on frozen features: {', '.join(found.measures)}.",
-        notes=(),
+        notes=tuple(links(drawn, out)),
         table=found.numbers,
         runs=runs,
         settings={entry.folder.path.name: json.loads(json.dumps(spec.to_json(entry.run))) for entry in entries},
         command=command,
         provenance=provenance(),
-        pictures={},
+        pictures=grids(drawn, out),
         curves=found.curves,
         measures=found.measures,
         measured_notes=found.notes,

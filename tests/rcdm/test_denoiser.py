@@ -72,6 +72,15 @@ def test_the_cosine_schedule_is_nichol_and_dhariwals():
     assert torch.allclose(signal.square() + noise.square(), torch.ones(1000), atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [2, 12, 50])
+def test_times_go_evenly_through_the_logarithm_of_the_noise(steps):
+    found = denoiser.times(Settings(), steps)
+    alpha, sigma = denoiser.signal_and_noise(Settings())
+    levels = (sigma / alpha)[found].log()
+    assert len(found) == steps and found == sorted(found, reverse=True)
+    assert torch.allclose(levels, torch.linspace(math.log(60), math.log(0.03), steps), atol=0.1)
+
+
 class Exact(nn.Module):
     """The optimal prediction for pictures of independent pixels, each normal of a mean and a standard deviation."""
 

@@ -77,6 +77,11 @@ class Measure(ABC):
         """What a bank must hold for these settings. A measure that always needs the same says so by a class variable."""
         return frozenset({"train", "test"})
 
+    @property
+    def together(self) -> bool:
+        """Whether runs are to be measured side by side: then their numbers compare only where they come from one company."""
+        return False
+
     @abstractmethod
     def measure(self, bank: Bank, seed: int) -> Measured:
         """Every number this measure finds in a bank. Pure in (bank, seed).

@@ -82,7 +82,7 @@ class Sampler:
         ridge = self.material.predicted(encoder, h).to(device)
         shown = None if settings.ridge == "none" else ridge
         solver, x = denoiser.schedule(settings), noise.to(device)
-        solver.set_timesteps(settings.sampling_steps, device=device)
+        solver.set_timesteps(timesteps=denoiser.times(settings, settings.sampling_steps), device=device)
         with self.runtime.autocast():
             condition = self.model.conditions[encoder](h.to(device))
         for time in solver.timesteps:

@@ -41,7 +41,7 @@ class Settings:
     """What the denoiser gives. epsilon is the published one; it needs far longer."""
     steps: int = 300
     """Training steps of the denoiser for the first encoder. Raise it when the figure says under-trained."""
-    steps_more: int = 80
+    steps_more: int = 70
     """Further steps for every further encoder: the trunk is shared."""
     decoder_steps: int = 200
     """Training steps of the deterministic decoder for the first encoder."""

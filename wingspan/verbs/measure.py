@@ -10,7 +10,8 @@ wingspan measure runs/first --data clevr/ --data.fit squash          options of 
 the publisher's folder: eurosat=EuroSAT/2750, cifar=cifar-100-binary,classes=100. Any of them may be followed by settings of its
 own: clevr/,fit=squash.
 
-What was measured before is kept and not done again.
+What was measured before is kept and not done again. retention_decoder and retention_samples draw the runs given in one company,
+with one trunk: their numbers compare within it only, and another company is drawn anew.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Annotated
 
 import tyro
 
-from wingspan import crew, spec, workbench
+from wingspan import crew, spec, together, workbench
 from wingspan.data.base import Data
 from wingspan.data.hub import Hub
 from wingspan.errors import UserError
@@ -86,16 +87,18 @@ def main(words: list[str]) -> int:
         folder: _stored_set(folder, wanted, settings) if is_store(folder) else _data_sets(run, wanted, settings)
         for folder, run in runs.items()
     }
-    plan = {
-        folder: [(data, measure) for data in each for measure in measures if options.again or not known(folder, data, measure)]
-        for folder, each in sets.items()
-    }
-    failed = _carry_out(plan, options)
+    asked = {folder: list(itertools.product(each, measures)) for folder, each in sets.items()}
+    together.check(pair for pairs in asked.values() for pair in pairs)
+    alone = {folder: [pair for pair in pairs if not pair[1].together] for folder, pairs in asked.items()}
+    todo = {folder: [pair for pair in pairs if options.again or not known(folder, *pair)] for folder, pairs in alone.items()}
+    failed = _carry_out(todo, options)
     out = options.out or (next(iter(runs)).path if len(runs) == 1 else Path("measured"))
+    drawn = together.parties(asked.items())
+    failed |= workbench.draw(drawn, out, options.device, command, failed, options.again)
     mixed = any(map(is_store, runs))  # what was read from a store is told apart from what the network itself gave
     entries = [Entry(folder, run, {"features": _form(folder)} if mixed else {}) for folder, run in runs.items()]
     show(runs, sets, measures)
-    outcome = workbench.present(_with_axes(entries), out, command, failed)
+    outcome = workbench.present(_with_axes(entries), out, command, failed, drawn)
     for name, message in failed.items():
         console.print(f"[red]failed:[/] {name}: {message}", highlight=False, soft_wrap=True)
     console.print(f"Wrote {outcome.page} and {out / 'results.parquet'}", highlight=False, soft_wrap=True)

@@ -24,7 +24,7 @@ from wingspan.errors import UserError, nearest
 from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
 from wingspan.results import label_of
-from wingspan.study import Part, Study, carry_out, plan
+from wingspan.study import Axis, Part, Study, carry_out, plan
 from wingspan.verbs import _arguments as arguments
 from wingspan.verbs import _measures as asked_measures
 from wingspan.verbs._sets import data_set
@@ -152,6 +152,17 @@ def _list() -> None:
             console.print(f"{'':<14}claim: {claim.text}", highlight=False, soft_wrap=True)
 
 
+def _changes(path: str, changed: set[str]) -> bool:
+    """Whether one of the changed fields is `path` or below it."""
+    return any(f"{leaf}.".startswith(f"{path}.") for leaf in changed)
+
+
+def _left_alone(settings: Axis) -> set[str]:
+    """What an axis exchanges as a whole at some of its labels and leaves to the user at others, as data sets."""
+    exchanged = {path for overrides in settings.values() for path in overrides if path in ("data", "backbone")}
+    return {path for path in exchanged if any(path not in overrides for overrides in settings.values())}
+
+
 def _adapted(study: Study, options: _Options) -> Study:
     """The study with the user's settings, refused where an axis would undo them."""
     for axis, chosen in (("width", options.widths), ("seed", options.seeds), ("objective", options.objectives)):
@@ -159,8 +170,9 @@ def _adapted(study: Study, options: _Options) -> Study:
             study = study.with_axis(axis, tuple(str(each) for each in chosen))
     changed = {line.split(":")[0] for line in spec.differences(study.base, options.run)}
     for axis, settings in study.axes.items():
+        left = _left_alone(settings)
         for label, overrides in settings.items():
-            undone = sorted(path for path in overrides if any(f"{leaf}.".startswith(f"{path}.") for leaf in changed))
+            undone = sorted(path for path in overrides if path not in left and _changes(path, changed))
             if undone:
                 raise UserError(
                     f"study '{study.name}' sets {undone[0]} itself on its axis '{axis}' ('{label}'), so your value would be "

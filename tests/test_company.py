@@ -25,9 +25,9 @@ from wingspan.members import members
 from wingspan.network import load_network
 from wingspan.pretrain import Sitting, prepare
 from wingspan.rcdm.encoders import Encoder
+from wingspan.rcdm.shrunk import Shrunk, shrunk
 from wingspan.runs import RunFolder
 from wingspan.runtime import Runtime
-from wingspan.subjects import Shrunk, shrunk
 
 CPU = Runtime("cpu", "fp32")
 

@@ -22,31 +22,16 @@ from wingspan.data._decode import BrokenImageError, Fit, decode
 from wingspan.data._source import PICTURES
 from wingspan.data.base import Data, Images, ImageSet, InMemory
 from wingspan.data.hub import Hub
-from wingspan.data.scenes import Scenes, render_all
 from wingspan.errors import UserError
 from wingspan.progress import bar, tell
 from wingspan.rcdm.encoders import Subject
 from wingspan.rcdm.pictures import Pictures
 from wingspan.rcdm.settings import PRESETS
+from wingspan.rcdm.shrunk import Shrunk, masks_of, shrunk
 
 _HELD = 2 * 2**30  # bytes of a shrunk split up to which it lies in memory
 _AT_ONCE = 512
 _SMALLEST = 16  # pixels a side that decoders draw
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """Images at another side, shrunk as they are asked for."""
-
-    images: Images
-    side: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        """indices (n,) int64 -> (n, 3, side, side) uint8"""
-        return shrunk(self.images.batch(indices), self.side)
 
 
 @dataclass(frozen=True)
@@ -65,11 +50,6 @@ class _Some:
 
     def batch(self, indices: Tensor) -> Tensor:
         return self.images.batch(self.rows[indices])
-
-
-def shrunk(pixels: Tensor, side: int) -> Tensor:
-    """(n, 3, S, S) uint8 -> (n, 3, side, side) uint8, every pixel the mean of those it covers, rounded."""
-    return pixels if pixels.shape[-1] == side else F.adaptive_avg_pool2d(pixels.float(), side).round_().to(torch.uint8)
 
 
 def limited(images: ImageSet, rows: Tensor) -> ImageSet:
@@ -99,7 +79,7 @@ def subject(name: str, data: Data, splits: Mapping[str, ImageSet], side: int) ->
     """The images of a data set, "train" and "test", at the side that is drawn. Raises UserError where they are smaller."""
     check_side(data, side)
     train, test = (_at(splits[split].images, side, f"{name} {split} at {side} pixels") for split in ("train", "test"))
-    return Subject(name, side, train, test, splits, _masks(data, side), data.side)
+    return Subject(name, side, train, test, splits, masks_of(data, side), data.side)
 
 
 def _at(images: Images, side: int, label: str) -> Images:
@@ -116,14 +96,6 @@ def _at(images: Images, side: int, label: str) -> Images:
             held[rows] = small.batch(rows)
             shown.advance()
     return InMemory(held)
-
-
-def _masks(data: Data, side: int) -> Tensor | None:
-    """Where the test scenes' main object covers more than half of a pixel that is drawn: (M, 1, side, side) bool."""
-    if not isinstance(data, Scenes):
-        return None
-    alone = render_all(data.factors("test"), data.size, background=False)
-    return F.adaptive_avg_pool2d(alone.any(1, keepdim=True).float(), side) > 0.5
 
 
 # ----------------------------------------------------------------------------------------------------------------- pictures

@@ -17,10 +17,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from wingspan.data.base import Images
-from wingspan.data.scenes import Scenes, render_all
 from wingspan.errors import UserError
 from wingspan.features import Bank
 from wingspan.inputs import Inputs
@@ -30,6 +27,7 @@ from wingspan.rcdm.encoders import Encoder, Subject
 from wingspan.rcdm.kept import Drawing, Kept, Metric, Rung
 from wingspan.rcdm.pictures import Pictures
 from wingspan.rcdm.settings import Settings, preset
+from wingspan.rcdm.shrunk import Shrunk, masks_of
 from wingspan.runtime import Runtime
 
 SMALLEST = 16  # pixels a side that are drawn
@@ -159,31 +157,10 @@ def _notes(made: Drawing, encoder: str) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------------- one run alone
 
 
-@dataclass(frozen=True)
-class _Shrunk:
-    """Images at another side, every pixel the mean of those it covers."""
-
-    images: Images
-    side: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: Tensor) -> Tensor:
-        pixels = self.images.batch(indices)
-        if pixels.shape[-1] == self.side:
-            return pixels
-        return F.adaptive_avg_pool2d(pixels.float(), self.side).round_().to(torch.uint8)
-
-
 def _subject(bank: Bank, side: int) -> Subject:
     splits = {"train": bank.train.images, "test": bank.test.images}
-    train, test = (_Shrunk(images.images, side) for images in splits.values())
-    masks = None
-    if isinstance(bank.source, Scenes):
-        alone = render_all(bank.source.factors("test"), bank.source.size, background=False)
-        masks = F.adaptive_avg_pool2d(alone.any(1, keepdim=True).float(), side) > 0.5
-    return Subject(bank.data, side, train, test, splits, masks, bank.test.images.images.side)
+    train, test = (Shrunk(images.images, side) for images in splits.values())
+    return Subject(bank.data, side, train, test, splits, masks_of(bank.source, side), bank.test.images.images.side)
 
 
 def _encoder(bank: Bank, seed: int) -> Encoder:

@@ -10,10 +10,15 @@ import pytest
 import torch
 from made_companies import SMOKE, Constant, encoder, nothing, subject
 
+from wingspan.data.base import InMemory
 from wingspan.errors import UserError
+from wingspan.inputs import Inputs
 from wingspan.rcdm import sampling, training
 from wingspan.rcdm.decoder import Decoder
+from wingspan.rcdm.encoders import Encoder, Subject
 from wingspan.rcdm.material import Material
+from wingspan.rcdm.ridge import fit
+from wingspan.rcdm.sampling import Sampler
 from wingspan.rcdm.training import Course, build, train
 from wingspan.runtime import Runtime
 from wingspan.stopping import Interrupted
@@ -133,9 +138,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(tmp_path):
     material = company()
     model, _ = begun("decoder", material)
     before = [p.detach().clone() for p in model.parameters()]
-    course = Course(
-        "decoder", 4, lambda model, batch, step: model.trunk(model.condition(batch.h), batch.ridge).sum() * float("nan")
-    )
+    course = Course("decoder", 4, lambda model, batch, step: model.trunk(model.condition(batch.h)).sum() * float("nan"))
     with pytest.raises(UserError, match=r"not finite at step 1 .*No weight was changed.*lr"):
         train(model, course, material, tmp_path, "id", RUNTIME)
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
@@ -157,13 +160,34 @@ def test_another_companys_or_a_damaged_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize("side", [16, 24, 32, 40, 64])
 def test_a_decoder_draws_at_every_side_and_begins_as_the_ridge_picture(side):
     made = Decoder(32, side)
-    found = made(torch.randn(2, 32), torch.randn(2, 3, side, side))
-    assert found.shape == (2, 3, side, side)
-    assert not found.any()
+    condition = torch.randn(2, 32)
+    assert made(condition).shape == (2, 3, side, side)
+    assert not made(condition).any()
     torch.nn.init.normal_(made.last.weight)
-    condition, ridge = torch.randn(2, 32), torch.randn(2, 3, side, side)
-    assert not torch.allclose(made(condition, ridge), made(condition, ridge * 2))
-    assert not torch.allclose(made(condition, ridge), made(condition * 2, ridge))
+    assert not torch.allclose(made(condition), made(condition + 1 * torch.randn(2, 32)))
+
+
+def test_the_decoder_finds_what_ridge_cannot(tmp_path):
+    """The first number of h is positive where the picture is bright, and its square says by how much."""
+    drawn = torch.Generator().manual_seed(0)
+    h = torch.randn(600, 4, generator=drawn)
+    bright = (0.5 + 0.2 * (h[:, 0].square() - 1).clamp(-2, 2)).clamp(0, 1)
+    pixels = (bright * 255).round().to(torch.uint8)[:, None, None, None].expand(-1, 3, 16, 16).contiguous()
+    images = InMemory(pixels[:500]), InMemory(pixels[500:])
+    of = Subject("squares", 16, *images)
+    inputs = Inputs(h[:500].half()).standardised()
+    one = Encoder("h", "h", "h", inputs, inputs.like(h[500:].half()))
+    settings = dataclasses.replace(SMOKE, decoder_steps=150, batch=64, lr=3e-3, conditioning=64)
+    ridge = fit(inputs, lambda rows: pixels[rows].flatten(1).float() / 255, 500)
+    material = Material(of, [one], [ridge], settings, 0)
+    model = build(lambda: sampling.trunk_of("decoder", settings), [4], settings, 0, RUNTIME)
+    train(model, sampling.decoding(settings, 1), material, tmp_path, "id", RUNTIME)
+    sampler, asked = Sampler(material, model, None, RUNTIME), one.test.rows(slice(None))
+    truth = pixels[500:].float() / 127.5 - 1
+    spread = (truth - truth.mean(0)).square().mean()
+    linear, found = material.predicted(0, asked), sampler.decoded(0, asked)
+    assert 1 - (linear - truth).square().mean() / spread < 0.2
+    assert 1 - (found - truth).square().mean() / spread > 0.6
 
 
 def test_a_batch_does_not_depend_on_which_came_before():

@@ -21,7 +21,7 @@ def decoding(settings: Settings, encoders: int) -> Course:
     """The course of the deterministic decoder: mean squared error of what lies between picture and ridge picture."""
 
     def loss(model: Conditioned, batch: Batch, step: int) -> Tensor:
-        found = model.trunk(model.condition(batch.h), batch.ridge).float()
+        found = model.trunk(model.condition(batch.h)).float()
         return F.mse_loss(found, (batch.picture - batch.ridge) / batch.size)
 
     return Course("decoder", settings.decoder_total(encoders), loss)
@@ -66,7 +66,7 @@ class Sampler:
         for part in h.split(_AT_ONCE):
             ridge, on = self.material.predicted(encoder, part).to(self.runtime.device), part.to(self.runtime.device)
             with self.runtime.autocast():
-                added = self.decoder.trunk(self.decoder.conditions[encoder](on), ridge).float()
+                added = self.decoder.trunk(self.decoder.conditions[encoder](on)).float()
             found.append((ridge + added * float(self.material.sizes[encoder])).clamp_(-1, 1).cpu())
         return torch.cat(found)
 

@@ -43,9 +43,9 @@ class Settings:
     """Training steps of the denoiser for the first encoder. Raise it when the figure says under-trained."""
     steps_more: int = 70
     """Further steps for every further encoder: the trunk is shared."""
-    decoder_steps: int = 200
+    decoder_steps: int = 400
     """Training steps of the deterministic decoder for the first encoder."""
-    decoder_steps_more: int = 50
+    decoder_steps_more: int = 100
     """Further steps of it for every further encoder."""
     reader_steps: int = 500
     """Training steps, of 128 images, of the network that reads true factors off pictures, where a data set tells some."""

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from wingspan.rcdm.ridge import fit
 
 from wingspan import spec
 from wingspan.chance import generator
@@ -43,6 +42,7 @@ from wingspan.rcdm.encoders import Encoder, Subject
 from wingspan.rcdm.judge import Judge
 from wingspan.rcdm.material import Material
 from wingspan.rcdm.pictures import Pictures
+from wingspan.rcdm.ridge import fit
 from wingspan.rcdm.sampling import Sampler
 from wingspan.rcdm.settings import PRESETS, Settings
 from wingspan.recipes import SMALL

@@ -85,7 +85,7 @@ def _draw_lines(axes: Any, plot: Plot, facet: str) -> None:
     axes.set_ylim(*limits(cells, points, plot.scale))
     axes.set_ylabel(plot.label if len(plot.label) <= 28 else plot.label.rpartition(", ")[2][:28])
     axes.grid(axis="y", color=INK, alpha=0.12, lw=0.6)
-    _ticks(axes, widths, span)
+    width_ticks(axes, widths, span)
 
 
 def limits(cells: pd.DataFrame, points: pd.DataFrame, scale: float) -> tuple[float, float]:
@@ -100,14 +100,15 @@ def limits(cells: pd.DataFrame, points: pd.DataFrame, scale: float) -> tuple[flo
     return (min(bottom, low) - 0.06 * room) * scale, (max(top, high) + 0.06 * room) * scale
 
 
-def _ticks(axes: Any, widths: Sequence[int], span: float) -> None:
+def width_ticks(axes: Any, widths: Sequence[int], span: float, margin: float = 0.06) -> None:
+    """Name the widths along an axis of log2 D where there is room, with a margin of so much of the span at either end."""
     ticks = [math.log2(width) for width in widths]
     shown: list[float] = []
     for tick in reversed(ticks):  # from the widest, whose label is the longest and the one most looked for
         if not shown or shown[-1] - tick >= 0.115 * span:
             shown.append(tick)
     axes.set_xticks(ticks, [str(w) if t in shown else "" for w, t in zip(widths, ticks, strict=True)])
-    axes.set_xlim(ticks[0] - 0.06 * span, ticks[-1] + 0.06 * span)
+    axes.set_xlim(ticks[0] - margin * span, ticks[-1] + margin * span)
     axes.set_xlabel("representation width D")
 
 

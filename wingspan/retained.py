@@ -24,7 +24,7 @@ from wingspan.rcdm.encoders import Encoder
 from wingspan.rcdm.kept import Drawing, Kept, Metric, Rung
 from wingspan.rcdm.retention import BELOW, CALIBRATED
 from wingspan.report import render
-from wingspan.runs import explained, provenance, write_atomic
+from wingspan.runs import explained, finite, provenance, write_atomic
 from wingspan.tables import number
 
 FACTORS = ("pixels", "colour", "layout", "detail", "flip asymmetry", "histogram", "foreground", "background")
@@ -93,7 +93,7 @@ def write(drawings: Sequence[Drawing], folder: Path, command: str, *, pictures: 
     shown = [_picture(caption, path) for caption, path in pictures.items()]
     write_atomic(folder / "retention.csv", pd.concat([table(drawing) for drawing in drawings]).to_csv(index=False))
     nested = {"command": command, "drawings": [_nested(drawing) for drawing in drawings]}
-    write_atomic(folder / "retention.json", json.dumps(_finite(nested), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(folder / "retention.json", json.dumps(finite(nested), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     path = folder / "report.html"
     with explained(folder):
         files = Files(folder)
@@ -127,15 +127,6 @@ def _nested(drawing: Drawing) -> dict[str, Any]:
         encoders.append({**about, "untrusted": dict(drawing.untrusted.get(encoder.name, {})), "numbers": numbers})
     of = {"data": drawing.data, "rung": drawing.rung, "preset": drawing.preset, "notes": list(drawing.notes)}
     return {**of, "encoders": encoders}
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for what JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # -------------------------------------------------------------------------------------------------------------------- page

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -58,6 +59,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, readable by people."""
     write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for, at any depth of dicts and lists."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:

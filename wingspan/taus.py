@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from wingspan.canvas import GREY, INK, Panel, Picture, Style, styles
+from wingspan.figures import width_ticks
 from wingspan.rcdm.encoders import Encoder
 from wingspan.rcdm.kept import Metric, Rung
 from wingspan.tables import arrange
@@ -88,7 +89,7 @@ def _draw(
     axes.set_ylim(*limits)
     axes.set_ylabel("τ, retention" if metric == "tau" else label)
     axes.grid(axis="y", color=INK, alpha=0.12, lw=0.6)
-    _ticks(axes, widths, span)
+    width_ticks(axes, widths, span, 0.08)  # markers are larger than a figure's
 
 
 def _line(axes: Any, rows: pd.DataFrame, style: Style, aside: float) -> None:
@@ -105,14 +106,3 @@ def _line(axes: Any, rows: pd.DataFrame, style: Style, aside: float) -> None:
     for place, D, mean in zip(at, means.index, means, strict=True):
         how = {"mfc": "none", "ms": 7, "mew": 1.3} if D in hollow else {"ms": 4.6, "mew": 0}
         axes.plot([place], [mean], style.marker, color=style.colour, **how)
-
-
-def _ticks(axes: Any, widths: Sequence[int], span: float) -> None:
-    ticks = [math.log2(width) for width in widths]
-    shown: list[float] = []
-    for tick in reversed(ticks):  # from the widest, whose label is the longest and the one most looked for
-        if not shown or shown[-1] - tick >= 0.115 * span:
-            shown.append(tick)
-    axes.set_xticks(ticks, [str(width) if t in shown else "" for width, t in zip(widths, ticks, strict=True)])
-    axes.set_xlim(ticks[0] - 0.08 * span, ticks[-1] + 0.08 * span)
-    axes.set_xlabel("representation width D")

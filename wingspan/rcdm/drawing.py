@@ -49,19 +49,14 @@ def draw(
     if rung == "samples":
         denoiser.require()
     held = Folder(subject, tuple(encoders), settings, folder, seed)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    held.claim()
-    direct = _direct(subject, settings)
-    ridges = [_ridge(held, encoder, direct) for encoder in encoders]
-    material = Material(subject, encoders, ridges, settings, seed)
+    direct, material = _begun(held)
     reader = _reader(held) if rung != "ridge" else None
     judge = Judge(subject, min(_JUDGED, len(subject.test)), seed, reader)
     sampler = _sampler(material, held, rung, runtime)
     numbers: list[Kept] = []
     for at, encoder in enumerate(encoders):
         closed = material.predicted(at, encoder.test.rows(judge.rows)).clamp_(-1, 1)
-        numbers += judge.ridge(encoder, ridges[at], closed, direct)
+        numbers += judge.ridge(encoder, material.ridges[at], closed, direct)
         if sampler.decoder is not None:
             numbers += judge.pictures(encoder, sampler.decoded(at, encoder.test.rows(judge.rows)), "decoder")
     untrusted: Mapping[str, Mapping[str, str]] = {}
@@ -79,12 +74,7 @@ def trained(
     """A company's sampler alone, trained as far as is missing: for edits of h."""
     denoiser.require()
     held = Folder(subject, tuple(encoders), settings, folder, seed)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    held.claim()
-    direct = _direct(subject, settings)
-    ridges = [_ridge(held, encoder, direct) for encoder in encoders]
-    return _sampler(Material(subject, encoders, ridges, settings, seed), held, "samples", runtime)
+    return _sampler(_begun(held)[1], held, "samples", runtime)
 
 
 def reader_notes(reader: Reader) -> tuple[str, ...]:
@@ -100,6 +90,16 @@ def reader_notes(reader: Reader) -> tuple[str, ...]:
 
 
 # ------------------------------------------------------------------------------------------------------------------- parts
+
+
+def _begun(held: Folder) -> tuple[dict[str, slice], Material]:
+    """Take the folder and fit the ridges: where what is regressed from h itself stands among their targets, and the rest."""
+    with explained(held.path):
+        held.path.mkdir(parents=True, exist_ok=True)
+    held.claim()
+    direct = _direct(held.subject, held.settings)
+    ridges = [_ridge(held, encoder, direct) for encoder in held.encoders]
+    return direct, Material(held.subject, held.encoders, ridges, held.settings, held.seed)
 
 
 def _direct(subject: Subject, settings: Settings) -> dict[str, slice]:

@@ -18,6 +18,7 @@ from wingspan.prices import Price, price
 from wingspan.progress import console
 from wingspan.proxy import MEASURES, WIDEST, Found, proxies
 from wingspan.results import name_of
+from wingspan.runs import finite
 from wingspan.verbs._folder import Folder
 
 _FEW = 3  # seeds from which on a standard error is worth trusting
@@ -241,7 +242,7 @@ def as_json(found: Answer) -> dict[str, Any]:
         "blocks": [_block_json(block) for block in found.blocks],
         "notes": list(found.notes),
     }
-    return dict(_finite(whole))
+    return dict(finite(whole))
 
 
 def _block_json(block: Block) -> dict[str, Any]:
@@ -283,11 +284,3 @@ def _proxy_json(found: Found) -> dict[str, Any]:
         "tracking": {**dataclasses.asdict(tracking), "runs": tracking.runs, "least_p": tracking.least_p} if tracking else None,
         "missing": found.missing,
     }
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

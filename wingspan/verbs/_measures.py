@@ -33,14 +33,14 @@ def settings_text(measure: Measure) -> str:
     said: dict[str, str] = {}
     for kind in reversed(type(measure).__mro__):
         if dataclasses.is_dataclass(kind):
-            said |= _said(kind)
+            said |= said_of(kind)
     for field in dataclasses.fields(measure):
         lines.append(f"  --set {name}.{field.name}={json.dumps(getattr(measure, field.name))}")
         lines.append(f"      {said.get(field.name, '')}")
     return "\n".join(lines)
 
 
-def _said(kind: type) -> dict[str, str]:
+def said_of(kind: type) -> dict[str, str]:
     """The docstrings that stand below the fields of a dataclass."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -72,12 +72,12 @@ def measures(words: Sequence[str], changes: Sequence[str]) -> list[Measure]:
             raise UserError(f"--set '{text}' cannot be read: write NAME.FIELD=VALUE, for instance linear.epochs=50.")
         if name not in found:
             raise UserError(f"--set '{text}': '{name}' is not among the measures asked for.{nearest(name, found)}")
-        found[name] = spec.override(found[name], {field: _typed(value)})
+        found[name] = spec.override(found[name], {field: typed(value)})
     return list(dict.fromkeys(found.values()))
 
 
-def _typed(text: str) -> object:
+def typed(text: str) -> object:
     """`50` -> 50, `true` -> True, `0.01,0.1` -> [0.01, 0.1], and any other text as it is."""
     with contextlib.suppress(ValueError):
         return json.loads(text)
-    return [_typed(part) for part in text.split(",")] if "," in text else text
+    return [typed(part) for part in text.split(",")] if "," in text else text

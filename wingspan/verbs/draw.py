@@ -210,7 +210,7 @@ def _settings(options: _Options, changes: Sequence[str]) -> Settings:
             raise UserError(f"--set '{text}' cannot be read: write FIELD=VALUE, for instance steps=2000.")
         if name not in values:
             raise UserError(f"--set '{text}': a drawing has no setting '{name}'.{nearest(name, values)}")
-        values[name] = asked._typed(value)
+        values[name] = asked.typed(value)
     return spec.from_json(Settings, values, "--set")
 
 
@@ -222,7 +222,7 @@ def _settings_help() -> str:
         "",
         "Settings of a preset, as cpu32 has them; --set FIELD=VALUE [FIELD=VALUE ...] changes some:",
     ]
-    told = asked._said(Settings)
+    told = asked.said_of(Settings)
     for name, value in spec.to_json(Settings()).items():
         lines += [f"  --set {name}={json.dumps(value)}", f"      {told[name]}"]
     return "\n".join(lines)

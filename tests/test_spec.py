@@ -52,6 +52,7 @@ DEFAULTS = {
     "accumulate": 1,
     "seed": 0,
     "precision": "auto",
+    "start": {"weights": "", "images": 1024, "narrow": "channels", "new": "random", "frozen": False, "head": False},
 }  # fmt: skip
 OBJECTIVE_DEFAULTS = {
     "barlow": {"redundancy": 0.0051},

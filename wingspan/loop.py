@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wingspan import augment as augmentation
-from wingspan import optim, spec
+from wingspan import optim, spec, warm
 from wingspan.data.base import ImageSet
 from wingspan.errors import UserError
 from wingspan.online import Online
@@ -43,6 +43,8 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
         state = prepare(run, images, runtime)
         if folder.checkpoints():
             state.restore(folder.checkpoints()[-1], spec.fingerprint(run))
+        else:
+            tell(warm.begin(run, state.learner, images, runtime))
         # Only now: what could not even begin must not keep the folder from the mended settings.
         write_json(folder.spec, {"fingerprint": spec.fingerprint(run), **spec.to_json(run)})
         folder.add_provenance()
@@ -79,6 +81,8 @@ def _train(
     identity, label = spec.fingerprint(run), f"{spec.kind_of(run.objective)} D={run.backbone.D} seed {run.seed}"
     saved = time.monotonic()
     state.learner.train()
+    if run.start.frozen:
+        state.learner.backbone.eval()  # batch norm too stays as it was
     online = Online(run, state.learner, images, runtime, sitting)
     if state.step:
         online.restore(folder.checkpoints()[-1])

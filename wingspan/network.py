@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +20,7 @@ from wingspan.runs import RunFolder
 from wingspan.runtime import Runtime
 from wingspan.store import shards
 from wingspan.store.manifest import Model
+from wingspan.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -126,27 +125,3 @@ def model_of(folder: RunFolder, run: Pretrain) -> Model:
     step = int(last.name.removeprefix("step-"))
     weights = shards.checksum(last / "learner.safetensors")
     return Model(folder.path.name, str(folder.path.absolute()), spec.fingerprint(run), step, weights)
-
-
-def read_weights(module: nn.Module, file: Path, prefix: str = "backbone.") -> None:
-    """Fill a module from a checkpoint's weights. Raises UserError listing what does not fit."""
-    try:
-        with safetensors.safe_open(file, "pt") as opened:
-            names = opened.keys()
-            weights = {name.removeprefix(prefix): opened.get_tensor(name) for name in names if name.startswith(prefix)}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as weights: {error}") from error
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = [
-        f"{name}: {found.get(name, 'absent')} found, {wanted.get(name, 'nothing')} expected"
-        for name in sorted({*wanted, *found})
-        if wanted.get(name) != found.get(name)
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"{file} holds another {prefix.strip('.')} than was asked for ({'; '.join(wrong[:3])}{more}). "
-            "Give the width and architecture it was trained with."
-        )
-    module.load_state_dict(weights)

@@ -29,6 +29,7 @@ from wingspan.optim import Optim
 from wingspan.runs import RunFolder, read_json
 from wingspan.runtime import Precision, Runtime
 from wingspan.sampling import Sampling
+from wingspan.start import Start
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Pretrain:
     """Initial weights, order and augmentation all follow from it."""
     precision: Precision = "auto"
     """bf16, fp32, or auto: bf16 wherever the hardware multiplies it."""
+    start: Start = field(default_factory=Start)
+    """Where the weights come from before the first step."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate"):
@@ -70,6 +73,8 @@ class Pretrain:
         if self.batch // self.accumulate < 2:
             raise UserError("batch norm needs at least 2 images at a time: raise --batch or lower --accumulate.")
         projector.widths(self.projector_text)
+        if self.start.head and (not self.objective.supervised or self.projector_text):
+            raise UserError("--start.head begins with a classifier on h: it needs --objective supervised and --projector ''.")
 
     @property
     def projector_text(self) -> str:
@@ -171,6 +176,8 @@ def prepare(run: Pretrain, images: ImageSet, runtime: Runtime) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(run.seed, "init"))
         learner = Learner(run.backbone, run.projector_text, run.objective, classes)
+    if run.start.frozen:
+        learner.backbone.requires_grad_(False)
     learner = learner.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return State(learner, optim.build(run.optim, learner.parameters()))
 

@@ -39,7 +39,8 @@ def main(words: list[str]) -> int:
     options = arguments.parse(_Options, _Options(run), words, "describe", about)
     side = options.size or (224 if getattr(options.run.backbone, "stem", "imagenet") == "imagenet" else 32)
     cost = forecast(options.run, side, options.memory)
-    streamed = forecast(spec.override(options.run, {"backbone.streamed": "on"}), side, options.memory)
+    streams = hasattr(options.run.backbone, "streamed")
+    streamed = forecast(spec.override(options.run, {"backbone.streamed": "on"}), side, options.memory) if streams else None
     if options.json:
         print(
             json.dumps(
@@ -47,7 +48,7 @@ def main(words: list[str]) -> int:
                     "width": options.run.backbone.D,
                     "size": side,
                     **dataclasses.asdict(cost),
-                    "streamed_activation_bytes": streamed.activation_bytes,
+                    "streamed_activation_bytes": streamed.activation_bytes if streamed else None,
                 }
             )
         )
@@ -56,7 +57,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _table(run: Pretrain, side: int, cost: Forecast, streamed: Forecast) -> None:
+def _table(run: Pretrain, side: int, cost: Forecast, streamed: Forecast | None) -> None:
     table = Table(title=f"{run.backbone.label_name}, D = {run.backbone.D}, projector '{run.projector_text}', {side} x {side}")
     table.add_column("what")
     table.add_column("how much", justify="right")
@@ -65,7 +66,8 @@ def _table(run: Pretrain, side: int, cost: Forecast, streamed: Forecast) -> None
     table.add_row("head parameters", f"{cost.head_parameters:,}")
     table.add_row("forward, one view", f"{cost.forward_flops / 1e9:.2f} GFLOP")
     table.add_row(f"activations, {cost.views} views, {cost.precision}", f"{cost.activation_bytes / 2**30:.2f} GiB")
-    table.add_row("the same with the last block streamed", f"{streamed.activation_bytes / 2**30:.2f} GiB")
+    if streamed is not None:
+        table.add_row("the same with the last block streamed", f"{streamed.activation_bytes / 2**30:.2f} GiB")
     table.add_row("weights, gradients, optimiser, average", f"{cost.weight_bytes / 2**30:.2f} GiB")
     table.add_row("one vector h in fp16 / in bits", f"{run.backbone.D * 2:,} / {-(-run.backbone.D // 8):,} bytes")
     console.print(table)

@@ -25,7 +25,20 @@ def _first_line(file: Path) -> str:
     return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
 
 
-_ORDER = ("study", "pretrain", "measure", "advise", "report", "features", "search", "draw", "describe", "show")
+_ORDER = (
+    "study",
+    "pretrain",
+    "measure",
+    "finetune",
+    "advise",
+    "report",
+    "features",
+    "search",
+    "draw",
+    "export",
+    "describe",
+    "show",
+)
 
 
 def contents() -> str:

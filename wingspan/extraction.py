@@ -6,7 +6,6 @@ bytes, hashes them and writes them.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from wingspan import spec
-from wingspan.data.base import Data, ImageSet, Split
+from wingspan.data.base import Data, ImageSet, Split, placed
 from wingspan.errors import UserError
 from wingspan.features import forward, not_finite
 from wingspan.network import Network
@@ -70,7 +69,7 @@ def extract_to(
     Raises UserError when the folder holds something else or features of another model, data or format, when the disk is
     full, or when features are not finite (naming the rows); Interrupted after Ctrl-C or SIGTERM.
     """
-    network, data = network.at(data.side), _placed(data)
+    network, data = network.at(data.side), placed(data)
     images = {split: data.load(split) for split in wanted.splits}
     for each in images.values():
         tell(each.notes)
@@ -90,13 +89,6 @@ def extract_to(
         for split, each in images.items():
             _split(folder, manifest, split, each, network, stop)
     return open_store(folder)
-
-
-def _placed(data: Data) -> Data:
-    """The same images, found from any folder."""
-    names = {field.name for field in dataclasses.fields(data)} & {"path", "folder"}
-    whole = {name: str(Path(given).expanduser().absolute()) for name in names if (given := getattr(data, name))}
-    return dataclasses.replace(data, **whole)
 
 
 def _begun(folder: Path, manifest: Manifest) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wingspan import projector, spec
-from wingspan.data.base import Data
+from wingspan.data.base import Data, changed, placed
 from wingspan.errors import UserError, nearest
 from wingspan.network import model_of
 from wingspan.pretrain import Pretrain, load_run
@@ -187,13 +186,7 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def plain(data: Data) -> Data:
     """The same images, whatever folder the command was given in and wherever they are cached."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(data):
-        if field.name in ("path", "folder") and (given := getattr(data, field.name)):
-            changes[field.name] = str(Path(given).expanduser().absolute())
-        elif field.name in _ELSEWHERE:
-            changes[field.name] = field.default
-    return replace(data, **changes)
+    return changed(placed(data), lambda field, value: field.default if field.name in _ELSEWHERE else value)
 
 
 def hashed(*facts: object) -> str:

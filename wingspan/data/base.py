@@ -6,11 +6,13 @@ is the name on the command line (`--data scenes`).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from wingspan.errors import UserError, nearest
 
 Split = Literal["train", "test"]
+PLACES = ("path", "folder")  # fields of image sets that name a place of this machine
 
 
 class Images(Protocol):
@@ -135,6 +138,22 @@ class Data(ABC):
     @abstractmethod
     def load(self, split: Split) -> ImageSet:
         """Read one split. Raises UserError for whatever the user can mend."""
+
+
+def changed(data: Data, values: Callable[[dataclasses.Field[Any], Any], Any]) -> Data:
+    """The set with `values(field, value)` in every field, also in those of a set that it draws from."""
+    every = ((field, getattr(data, field.name)) for field in dataclasses.fields(data))  # type: ignore[arg-type]
+    new = {each.name: changed(value, values) if isinstance(value, Data) else values(each, value) for each, value in every}
+    return dataclasses.replace(data, **new)  # type: ignore[type-var]
+
+
+def placed(data: Data) -> Data:
+    """The same images, found from any folder."""
+
+    def whole(field: dataclasses.Field[Any], value: Any) -> Any:
+        return str(Path(value).expanduser().absolute()) if field.name in PLACES and value else value
+
+    return changed(data, whole)
 
 
 def check_labels(values: Tensor, classes: tuple[str, ...], task: str) -> None:

@@ -24,7 +24,8 @@ def data_set(text: str, side: int) -> Data:
     source, *changes = [text] if Path(text).exists() else text.split(",")
     name, equals, folder = source.partition("=")
     if not Path(source).exists() and name in spec.files(Data) and name != "hub":
-        found: Data = spec.override(spec.named(Data, name), {"size": side})
+        found: Data = spec.named(Data, name)
+        found = spec.override(found, {"size": side}) if hasattr(found, "size") else found
         if equals and not hasattr(found, "folder"):
             raise UserError(f"'{text}': {name} is not read from a folder, so nothing can follow its '='.")
         found = spec.override(found, {"folder": folder}) if equals else found

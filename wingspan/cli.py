@@ -10,7 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
-from wingspan.errors import UserError, nearest
+from wingspan import processes
+from wingspan.errors import AgreedError, UserError, nearest
 
 VERBS = Path(__file__).parent / "verbs"
 
@@ -26,19 +27,8 @@ def _first_line(file: Path) -> str:
 
 
 _ORDER = (
-    "study",
-    "pretrain",
-    "measure",
-    "finetune",
-    "advise",
-    "report",
-    "features",
-    "search",
-    "draw",
-    "export",
-    "describe",
-    "show",
-)
+    "study", "pretrain", "measure", "finetune", "advise", "report", "features", "search", "draw", "export", "describe", "show",
+)  # fmt: skip
 
 
 def contents() -> str:
@@ -77,8 +67,12 @@ def run(words: list[str]) -> int:
         if words[0] not in verbs():
             raise UserError(f"'{words[0]}' is not a verb.{nearest(words[0], verbs())} See wingspan --help.")
         return _carry_out(words[0], words[1:])
+    except AgreedError as error:
+        if not processes.place().rank:
+            print(f"wingspan: {error}", file=sys.stderr)
+        return 2
     except UserError as error:
-        print(f"wingspan: {error}", file=sys.stderr)
+        print(f"wingspan{_which()}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("wingspan: interrupted", file=sys.stderr)
@@ -88,11 +82,21 @@ def run(words: list[str]) -> int:
 def _carry_out(verb: str, words: list[str]) -> int:
     from wingspan.stopping import Interrupted
 
+    if processes.place().rank:
+        from wingspan import progress
+
+        progress.hush()
     try:
         return int(importlib.import_module(f"wingspan.verbs.{verb}").main(words))
     except Interrupted as stop:
-        print(f"wingspan: {stop}", file=sys.stderr)
+        if not processes.place().rank:
+            print(f"wingspan: {stop}", file=sys.stderr)
         return 128 + stop.signum
+
+
+def _which() -> str:
+    here = processes.place()
+    return f", process {here.rank} of {here.world}" if here.world > 1 else ""
 
 
 if __name__ == "__main__":

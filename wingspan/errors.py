@@ -14,6 +14,10 @@ class UserError(Exception):
     """Something the user wrote or gave cannot be used; the message says what and what to do."""
 
 
+class AgreedError(UserError):
+    """What every process of a run finds alike, so that one of them says it for all."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest known word, or the list of what is known when nothing is close."""
     names = sorted(known)

@@ -36,8 +36,8 @@ class Learner(nn.Module):
         """images (V*B, 3, H, W), view after view; labels (B,) -> the objective's terms."""
         views = self.objective.views
 
-        def split(x: Tensor) -> Tensor:  # (V*B, ...) -> (V, B, ...) in fp32
-            return x.float().reshape(views, -1, *x.shape[1:])
+        def split(x: Tensor) -> Tensor:  # (V*B, ...) -> (V, B, ...) in fp32, or better where the network is
+            return x.to(torch.promote_types(x.dtype, torch.float32)).reshape(views, -1, *x.shape[1:])
 
         z = self.projector(self.backbone(images))
         outputs = {name: split(head(z)) for name, head in self.heads.items()}

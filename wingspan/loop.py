@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wingspan import augment as augmentation
 from wingspan import optim, spec, warm
 from wingspan.data.base import ImageSet
-from wingspan.errors import UserError
+from wingspan.errors import AgreedError, UserError
 from wingspan.online import Online
 from wingspan.pretrain import Pretrain, Sitting, State, load_run, prepare
 from wingspan.progress import bar, tell
@@ -22,6 +26,7 @@ from wingspan.runs import RunFolder, explained, write_json
 from wingspan.runtime import Runtime, hold_memory
 from wingspan.sampling import Sampler
 from wingspan.stopping import Interrupted, stop_on_signals
+from wingspan.synced import synced
 
 
 def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume: bool = False) -> RunFolder:
@@ -29,15 +34,18 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
 
     Raises UserError for what the user can mend, Interrupted after a signal (state saved).
     """
-    folder = RunFolder(path)
-    with folder.lock():
-        _check_claim(folder, run, resume)
-        if folder.done():
-            return folder
-        images = run.data.load("train")
-        tell(images.notes)
-        sampler = Sampler(run.sampling, images, run.batch, run.seed)
-        runtime = Runtime(sitting.device, run.precision)
+    folder, runtime = RunFolder(path), Runtime(sitting.device, run.precision, together=True)
+    with runtime.company(f"To go on: wingspan pretrain --resume {path}"), contextlib.ExitStack() as held:
+        with runtime.one_first():
+            if runtime.first:
+                held.enter_context(folder.lock())
+                _check_claim(folder, run, resume)
+                _check_share(run, runtime)
+            if folder.done():
+                return folder
+            images = run.data.load("train")
+            tell(images.notes)
+            sampler = Sampler(run.sampling, images, run.batch, run.seed)
         if runtime.device.type == "cpu":
             hold_memory()
         state = prepare(run, images, runtime)
@@ -45,11 +53,22 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
             state.restore(folder.checkpoints()[-1], spec.fingerprint(run))
         else:
             tell(warm.begin(run, state.learner, images, runtime))
-        # Only now: what could not even begin must not keep the folder from the mended settings.
-        write_json(folder.spec, {"fingerprint": spec.fingerprint(run), **spec.to_json(run)})
-        folder.add_provenance()
+        with runtime.one_first():  # all have read what there was
+            if runtime.first:
+                # Only now: what could not even begin must not keep the folder from the mended settings.
+                write_json(folder.spec, {"fingerprint": spec.fingerprint(run), **spec.to_json(run)})
+                folder.add_provenance()
         _train(run, state, images, sampler, runtime, folder, sitting)
     return folder
+
+
+def _check_share(run: Pretrain, runtime: Runtime) -> None:
+    if run.batch % (runtime.peers.world * run.accumulate):
+        parts = f", each in {run.accumulate} parts" if run.accumulate > 1 else ""
+        raise UserError(
+            f"--batch {run.batch} cannot be shared equally by {runtime.peers.world} processes{parts}: choose a multiple of "
+            f"{runtime.peers.world * run.accumulate}."
+        )
 
 
 def _check_claim(folder: RunFolder, run: Pretrain, resume: bool) -> None:
@@ -83,33 +102,38 @@ def _train(
     state.learner.train()
     if run.start.frozen:
         state.learner.backbone.eval()  # batch norm too stays as it was
-    online = Online(run, state.learner, images, runtime, sitting)
+    trained = runtime.shared(state.learner)
+    online = Online(run, state.learner, images, runtime, sitting if runtime.first else replace(sitting, online=False))
     if state.step:
         online.restore(folder.checkpoints()[-1])
     with (
         online,
-        folder.open_metrics(state.step) as log,
+        folder.open_metrics(state.step) if runtime.first else contextlib.nullcontext() as log,
         stop_on_signals() as stop,
         bar(label, total, done=state.step, per_unit=run.batch * run.objective.views, things="views") as shown,
     ):
-        for indices, batch in _prefetched(sampler, images, state.step, total):
+        for indices, batch in _prefetched(sampler, images, _own(run, runtime), state.step, total):
             began = time.monotonic()
-            facts = step(run, state, runtime, images, indices, batch, total)
+            facts = step(run, state, runtime, images, indices, batch, total, trained)
             facts |= online.after_step(indices, state.step, per_epoch)
             state.seconds += time.monotonic() - began
-            with explained(folder.metrics):
-                log.write(json.dumps({**_standing(run, state, per_epoch, total), **facts}).encode() + b"\n")
+            if log is not None:
+                with explained(folder.metrics):
+                    log.write(json.dumps({**_standing(run, state, per_epoch, total), **facts}).encode() + b"\n")
             shown.advance(_note(facts))
+            signum = int(runtime.most([stop.signum or 0])[0])  # it may reach one process a step before another
             keep = sitting.keep_every and state.step % (per_epoch * sitting.keep_every) == 0
             due = time.monotonic() - saved > sitting.save_seconds
-            if keep or due or stop.signum or state.step == total:
+            if runtime.first and (keep or due or signum or state.step == total):
                 state.save(folder, identity, online.saved())
                 _forget(folder, per_epoch, sitting)
                 saved = time.monotonic()
-            if stop.signum and state.step < total:
+            if signum and state.step < total:
                 text = f"Stopped at step {state.step} of {total}, saved. To go on: wingspan pretrain --resume {folder.path}"
-                raise Interrupted(text, stop.signum)
-        _finish(run, state, folder)
+                raise Interrupted(text, signum)
+        with runtime.one_first():
+            if runtime.first:
+                _finish(run, state, folder)
         if stop.signum:  # what would come next, in a study, must not begin
             raise Interrupted(f"Stopped with all {total} steps done and saved in {folder.path}.", stop.signum)
 
@@ -151,11 +175,17 @@ def _finish(run: Pretrain, state: State, folder: RunFolder) -> None:
     write_json(folder.finished, facts)
 
 
-def _prefetched(sampler: Sampler, images: ImageSet, start: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(indices, uint8 images) of every step, the next batch being read while this one is computed."""
+def _own(run: Pretrain, runtime: Runtime) -> Tensor:
+    """Which rows of a batch this process computes: its share of every part, so that all processes' are that part in order."""
+    parts = torch.arange(run.batch).split(run.batch // run.accumulate)
+    return torch.cat([part[runtime.rows(len(part))] for part in parts])
+
+
+def _prefetched(sampler: Sampler, images: ImageSet, own: Tensor, start: int, total: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(indices, uint8 images) of every step's `own` rows, the next batch being read while this one is computed."""
 
     def fetch(at: int) -> tuple[Tensor, Tensor]:
-        indices = sampler.indices(at)
+        indices = sampler.indices(at)[own]
         return indices, images.images.batch(indices)
 
     with ThreadPoolExecutor(1) as pool:
@@ -168,30 +198,33 @@ def _prefetched(sampler: Sampler, images: ImageSet, start: int, total: int) -> I
 
 
 def step(
-    run: Pretrain, state: State, runtime: Runtime, images: ImageSet, indices: Tensor, batch: Tensor, total: int
-) -> dict[str, float]:
-    """One optimiser step; gives the numbers of the log. Raises UserError *before* touching a weight when loss or gradient is
-    not finite."""
+    run: Pretrain, state: State, runtime: Runtime, images: ImageSet, indices: Tensor, batch: Tensor, total: int,
+    trained: nn.Module | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """One optimiser step on this process's images, through what shares the learner's gradients, if given; gives the numbers of
+    the log, which are those of the whole batch. Raises AgreedError *before* touching a weight when loss or gradient is not
+    finite."""
     learner, optimiser = state.learner, state.optimiser
     lr = optim.rate(run.optim, (state.step + 1) / total, run.batch)
     for group in optimiser.param_groups:
         group["lr"] = lr
-    draws = augmentation.draws(run.views, run.batch, run.objective.views, run.seed, state.step)
+    draws = augmentation.draws(run.views, run.batch, run.objective.views, run.seed, state.step)[_own(run, runtime)]
     labels = images.task()[0][indices].to(runtime.device) if run.objective.supervised else None
     optimiser.zero_grad(set_to_none=True)
-    part = run.batch // run.accumulate
+    part = len(batch) // run.accumulate
     facts: dict[str, float] = {}
-    for at in range(0, run.batch, part):
+    for at in range(0, len(batch), part):
         here = slice(at, at + part)
         views = augmentation.apply(run.views, batch[here].to(runtime.device), draws[here])
-        with runtime.autocast():
-            terms = learner(views, None if labels is None else labels[here], runtime.peers)
-        loss = torch.stack(list(terms.values())).sum() / run.accumulate
-        _check(run, state, {name: float(term.detach()) for name, term in terms.items()}, lr, "loss")
-        loss.backward()  # type: ignore[no-untyped-call]
-        for name, term in {"loss": loss, **terms}.items():
-            share = 1 if name == "loss" else 1 / run.accumulate
-            facts[name] = facts.get(name, 0.0) + float(term.detach()) * share
+        with _unshared(trained) if at + part < len(batch) else contextlib.nullcontext():
+            with runtime.autocast(), synced(runtime.peers.world):
+                terms = (trained or learner)(views, None if labels is None else labels[here], runtime.peers)
+            loss = torch.stack(list(terms.values())).sum() / run.accumulate
+            found = runtime.mean([float(term.detach()) for term in [loss, *terms.values()]])
+            _check(run, state, dict(zip(terms, found[1:], strict=True)), lr, "loss")
+            loss.backward()  # type: ignore[no-untyped-call]
+        for name, value in zip(["loss", *terms], found, strict=True):
+            facts[name] = facts.get(name, 0.0) + value * (1 if name == "loss" else 1 / run.accumulate)
     gradients = [p.grad for p in learner.parameters() if p.grad is not None]
     norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
     _check(run, state, {"gradient_norm": norm}, lr, "gradient")
@@ -201,11 +234,16 @@ def step(
     return {**facts, "gradient_norm": norm, "rate": lr}
 
 
+def _unshared(trained: nn.Module | None) -> contextlib.AbstractContextManager[Any]:
+    """Gradients are shared once a step, with its last part's."""
+    return trained.no_sync() if isinstance(trained, DistributedDataParallel) else contextlib.nullcontext()
+
+
 def _check(run: Pretrain, state: State, numbers: dict[str, float], lr: float, what: str) -> None:
     if all(abs(value) < float("inf") for value in numbers.values()):
         return
     found = ", ".join(f"{name} {value}" for name, value in numbers.items())
-    raise UserError(
+    raise AgreedError(
         f"objective '{spec.kind_of(run.objective)}': {what} is not finite at step {state.step + 1} with learning rate {lr:.3g} "
         f"({found}). No weight was changed by this step. Try a lower --optim.lr, a longer --optim.warmup, or --precision fp32."
     )

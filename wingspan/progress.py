@@ -24,6 +24,12 @@ def leave_terminal_to_parent() -> None:
     _silent = console.is_terminal
 
 
+def hush() -> None:
+    """For all processes of a run but the first: no bars, no lines, no notes. Errors are not printed here."""
+    global _silent  # noqa: PLW0603 - a setting of the process, like the console itself
+    _silent = console.quiet = True
+
+
 class Bar:
     """One piece of long work. `advance` is called after every unit; `per_unit` is how many things a unit holds."""
 

@@ -6,17 +6,23 @@ import contextlib
 import ctypes
 import logging
 import platform
+import re
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed
-import torch.distributed.nn.functional as across
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from wingspan.errors import UserError
+from wingspan import processes
+from wingspan.errors import AgreedError, UserError
+from wingspan.processes import Place
 
 Precision = Literal["auto", "bf16", "fp32"]
+_UNREACHED = re.compile("gloo|NCCL|Connection (closed|reset)|Socket", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,35 @@ class Peers:
         """
         if self.world == 1:
             return x
-        return torch.cat(list(across.all_gather(x.contiguous())), dim)
+        return torch.cat(_Gathered.apply(x.contiguous(), self), dim)  # type: ignore[no-untyped-call]
+
+
+class _Gathered(torch.autograd.Function):
+    """Every process's x, in rank order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, peers: Peers) -> tuple[Tensor, ...]:
+        ctx.rank = peers.rank
+        parts = [torch.empty_like(x) for _ in range(peers.world)]
+        dist.all_gather(parts, x)
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        whole = torch.stack(slopes)
+        dist.all_reduce(whole)
+        return whole[ctx.rank], None
 
 
 class Runtime:
     """Where and how numbers are computed.
 
     device: "auto" (the first GPU, else the CPU), "cpu", "cuda". precision: "bf16" (autocast), "fp32", or "auto": bf16 wherever
-    the hardware multiplies it. Raises UserError for a device this machine does not have.
+    the hardware multiplies it. together: join the processes that a launcher began beside this one (`processes.place`); without,
+    this process is alone whatever the environment says. Raises UserError for a device this machine does not have.
     """
 
-    def __init__(self, device: str = "auto", precision: Precision = "auto") -> None:
+    def __init__(self, device: str = "auto", precision: Precision = "auto", *, together: bool = False) -> None:
         from lightning_fabric import Fabric
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision at every start
@@ -53,19 +77,105 @@ class Runtime:
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("device 'cuda' was asked for, but torch sees no GPU here: use --device cpu.")
         accelerator = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        self.place = processes.place() if together else Place()
+        if accelerator == "cuda" and self.place.local > torch.cuda.device_count():
+            raise UserError(
+                f"{self.place.local} processes were begun on a machine with {torch.cuda.device_count()} GPUs: begin one a GPU "
+                "(--devices), or use --device cpu."
+            )
         self.bf16 = precision == "bf16" or (precision == "auto" and multiplies_bf16(accelerator))
-        self.fabric = Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed" if self.bf16 else "32-true")
+        self.fabric = Fabric(
+            accelerator=accelerator, precision="bf16-mixed" if self.bf16 else "32-true", devices=self.place.local,
+            num_nodes=self.place.nodes, strategy="ddp" if self.place.world > 1 else "auto", plugins=[_environment(self.place)],
+        )  # fmt: skip
         self.fabric.launch()
         self.device: torch.device = self.fabric.device
-        self.peers = Peers(self.fabric.global_rank, self.fabric.world_size)
+        self.peers = Peers(self.place.rank, self.place.world)
 
     @property
     def precision(self) -> str:
         return "bf16" if self.bf16 else "fp32"
 
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.place.rank == 0
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 where chosen; what is computed outside stays in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    # ---------------------------------------------------------------------------------------------------- several processes
+
+    def rows(self, count: int) -> slice:
+        """This process's share of `count` rows, which the number of processes divides."""
+        share = count // self.place.world
+        return slice(self.place.rank * share, (self.place.rank + 1) * share)
+
+    def shared(self, module: nn.Module) -> nn.Module:
+        """A module to call for training: its gradients are averaged over processes while they are computed."""
+        if self.place.world == 1:
+            return module
+        where = None if self.device.type == "cpu" else [self.device]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is not in every release allowed
+            return DistributedDataParallel(module, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def mean(self, numbers: Sequence[float]) -> list[float]:
+        """The mean of each number over processes; not a number where one process has none."""
+        return (
+            list(numbers) if self.place.world == 1 else (self._over_all(numbers, dist.ReduceOp.SUM) / self.place.world).tolist()
+        )
+
+    def most(self, numbers: Sequence[float]) -> list[float]:
+        """The largest of each number over processes."""
+        return list(numbers) if self.place.world == 1 else self._over_all(numbers, dist.ReduceOp.MAX).tolist()
+
+    def _over_all(self, numbers: Sequence[float], how: Any) -> Tensor:
+        told = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(told, how)
+        return told.cpu()
+
+    @contextlib.contextmanager
+    def company(self, again: str) -> Iterator[None]:
+        """Say plainly, with `again`, what to do then, when another process is gone, and leave the others when done."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.place.world == 1 or not (isinstance(error, dist.DistError) or _UNREACHED.search(str(error))):
+                raise
+            raise UserError(f"another process is gone, so this one ends too. {again}") from error
+        finally:
+            if self.place.world > 1:
+                dist.destroy_process_group()
+
+    @contextlib.contextmanager
+    def one_first(self) -> Iterator[None]:
+        """The first process goes ahead, the others follow when it is through: for checks, and files that are made once.
+
+        Where it fails, the others raise AgreedError, since it has said why.
+        """
+        if self.place.world == 1:
+            yield
+            return
+        if not self.first and self.most([0.0])[0]:
+            raise AgreedError("the first process could not begin.")
+        try:
+            yield
+        except BaseException:
+            if self.first:
+                self.most([1.0])
+            raise
+        if self.first:
+            self.most([0.0])
+
+
+def _environment(place: Place) -> Any:
+    from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    if place.by == "slurm":
+        return SLURMEnvironment(auto_requeue=False)
+    return TorchElasticEnvironment() if place.by else LightningEnvironment()
 
 
 def multiplies_bf16(accelerator: str) -> bool:

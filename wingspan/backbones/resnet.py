@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wingspan import synced
 from wingspan.backbones.base import Backbone, check_width
 from wingspan.errors import UserError
 from wingspan.streaming import block, rule
@@ -115,11 +116,12 @@ class Block(nn.Module):
         """The mean of `forward` over positions, (B, outputs), whose every position is never stored."""
         conv, norm = self.last_conv, self.last_norm
         if self.downsample is None:
-            return block.pooled(self._inner(x), x, conv, norm)
+            return block.pooled(self._inner(x), x, conv, norm, together=synced.is_open())
         shortcut: nn.Conv2d = self.downsample[0]  # type: ignore[assignment]
         shortcut_norm: nn.BatchNorm2d = self.downsample[1]  # type: ignore[assignment]
         across, down = shortcut.stride
-        return block.pooled(self._inner(x), x[:, :, ::across, ::down], conv, norm, shortcut, shortcut_norm)
+        thinned = x[:, :, ::across, ::down]
+        return block.pooled(self._inner(x), thinned, conv, norm, shortcut, shortcut_norm, together=synced.is_open())
 
 
 class ResNetModule(nn.Module):

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from wingspan import loop
+from wingspan import loop, processes
 from wingspan.errors import UserError
 from wingspan.forecast import forecast
 from wingspan.pretrain import Pretrain, Sitting, load_run
@@ -29,9 +29,13 @@ class _Options:
     sitting: Annotated[Sitting, tyro.conf.arg(name="")] = field(default_factory=Sitting)
     out: Path | None = None
     """The run's folder. Left out: runs/ and a name made from objective, backbone, width, seed and settings."""
+    devices: int = 1
+    """GPUs of this machine to share each batch, or processes on a CPU; they compute what one would. Several machines: begin the
+    same command on each with srun or torchrun (docs/cluster.md)."""
 
 
 def main(words: list[str]) -> int:
+    given = list(words)
     resumed = arguments.take(words := list(words), "--resume")
     name = arguments.take(words, "--recipe")
     if resumed is not None and name is not None:
@@ -46,6 +50,10 @@ def main(words: list[str]) -> int:
     if resumed is not None and options.out not in (None, Path(resumed)):
         raise UserError(f"--resume {resumed} goes on in its own folder: leave out --out {options.out}.")
     path = Path(resumed) if resumed is not None else options.out or Path("runs") / options.run.name
+    _check_devices(options.devices)
+    if options.devices > 1 and processes.place().world == 1:
+        again = f"To go on: wingspan pretrain --resume {path} --devices {options.devices}"
+        return processes.launch(["pretrain", *given], options.devices, again)
     _announce(options.run, path)
     folder = loop.pretrain(options.run, path, options.sitting, resume=resumed is not None)
     facts = read_json(folder.finished)
@@ -55,6 +63,14 @@ def main(words: list[str]) -> int:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0
+
+
+def _check_devices(count: int) -> None:
+    if count < 1:
+        raise UserError(f"--devices {count} must be a number of GPUs, or of processes on a CPU.")
+    begun = processes.place().world
+    if count > 1 and begun not in (1, count):
+        raise UserError(f"--devices {count}: {begun} processes have been begun already; leave it out.")
 
 
 def _announce(run: Pretrain, path: Path) -> None:

@@ -31,7 +31,7 @@ class _Options:
     """The run's folder. Left out: runs/ and a name made from objective, backbone, width, seed and settings."""
     devices: int = 1
     """GPUs of this machine to share each batch, or processes on a CPU; they compute what one would. Several machines: begin the
-    same command on each with srun or torchrun (docs/cluster.md)."""
+    same command on each with srun or torchrun."""
 
 
 def main(words: list[str]) -> int:

@@ -114,3 +114,23 @@ def test_machines_with_different_numbers_of_processes_are_refused(monkeypatch: p
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="7 processes on 2 machines"):
         processes.place()
+
+
+def test_tasks_that_srun_began_train_together(tmp_path: Path) -> None:
+    step = {
+        "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "wide",
+        "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NODELIST": "127.0.0.1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "wingspan.cli", "pretrain", *tiny_runs.WORDS, "--device", "cpu", "--out", str(tmp_path)]
+    tasks = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=os.environ | step | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    told = [task.communicate(timeout=120)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], told
+    assert "Trained 6 steps" in told[0] and not told[1].strip(), "the first speaks for all"
+    assert len(RunFolder(tmp_path).read_metrics()) == 6

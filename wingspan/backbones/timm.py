@@ -68,20 +68,21 @@ class Timm(Backbone):
 
     def plain(self, *, pretrained: bool = False) -> nn.Module:
         """timm's own model at its own width, with its classifier. Raises UserError for a name that timm does not have."""
-        return _create(self.timm, pretrained, self.side, self.patch, self.drop_path)
+        return _known(self.timm, self.arguments, pretrained)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What timm's model is asked for beside its name; `create` says which of it the model takes."""
+        given = {"img_size": self.side, "patch_size": self.patch, "drop_path_rate": self.drop_path}
+        return {name: value for name, value in given.items() if value}
 
 
-def _create(name: str, pretrained: bool, side: int, patch: int, drop_path: float) -> nn.Module:
-    timm = interop.timm()
-    known = timm.list_models()
+def _known(name: str, given: dict[str, Any], pretrained: bool = False) -> nn.Module:
+    known = interop.timm().list_models()
     if name.partition(".")[0] not in known:
         raise UserError(f"timm has no model '{name}'.{nearest(name, known)}")
-    vit = {"img_size": side, "patch_size": patch}
-    given: dict[str, Any] = {key: value for key, value in vit.items() if value}
-    if drop_path:
-        given["drop_path_rate"] = drop_path
     try:
-        return _made(timm, name, pretrained, given)
+        return create(name, given, pretrained=pretrained)[0]
     except UserError:
         raise
     except Exception as error:  # whatever a model's constructor, or a download, makes of it
@@ -89,15 +90,17 @@ def _create(name: str, pretrained: bool, side: int, patch: int, drop_path: float
         raise UserError(f"timm cannot build '{name}'{what}: {error}") from error
 
 
-def _made(timm: Any, name: str, pretrained: bool, given: dict[str, Any]) -> nn.Module:
+def create(name: str, given: dict[str, Any], **more: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """timm's model, and those of the arguments `given` that it took: a convolutional net takes images of any side, and no word
+    of theirs. Raises UserError where timm cannot be imported, and whatever a model's constructor makes of the rest."""
+    timm = interop.timm()
     try:
-        made: nn.Module = timm.create_model(name, pretrained=pretrained, **given)
+        return timm.create_model(name, **more, **given), given
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        fewer = {key: value for key, value in given.items() if key != "img_size"}  # a convolutional net takes any side
-        made = timm.create_model(name, pretrained=pretrained, **fewer)
-    return made
+    fewer = {key: value for key, value in given.items() if key != "img_size"}
+    return timm.create_model(name, **more, **fewer), fewer
 
 
 def _without_storage(module: nn.Module) -> nn.Module:
@@ -113,4 +116,4 @@ def _without_storage(module: nn.Module) -> nn.Module:
 @functools.cache
 def _standard_width(name: str) -> int:
     with unset_fake_temporarily(), torch.random.fork_rng(devices=[]):
-        return int(_create(name, False, 0, 0, 0.0).num_features)  # type: ignore[arg-type]
+        return int(_known(name, {}).num_features)  # type: ignore[arg-type]

@@ -9,9 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from wingspan import interop
 from wingspan.backbones.resnet import PLANS, Block, ResNet, ResNetModule
-from wingspan.backbones.timm import Timm
+from wingspan.backbones.timm import Timm, create
 from wingspan.errors import UserError
 from wingspan.export.base import Subject
 
@@ -33,8 +32,8 @@ def twin(subject: Subject) -> Twin:
     if isinstance(backbone, ResNet):
         made = _of_resnet(backbone, subject.backbone, classes)
     elif isinstance(backbone, Timm):
-        base, arguments = _create(backbone.timm, _asked(backbone), classes)
-        made = Twin(backbone.timm, base, copy.deepcopy(subject.backbone), arguments)
+        base, arguments = create(backbone.timm, backbone.arguments, num_classes=classes)
+        made = Twin(backbone.timm, base.eval(), copy.deepcopy(subject.backbone), arguments)
     else:
         raise UserError(f"timm has no model like {backbone.label_name}. Try --to onnx or --to torch.export.")
     if subject.classifier is not None:
@@ -53,8 +52,8 @@ def _of_resnet(backbone: ResNet, ours: nn.Module, classes: int) -> Twin:
             "channels": tuple(plan.planes * 2**stage for stage in range(4)),
             "base_width": 64 * plan.inner,
         }
-    base, arguments = _create(name, asked, classes)
-    model = copy.deepcopy(base)
+    base, arguments = create(name, asked, num_classes=classes)
+    model = copy.deepcopy(base.eval())
     model.conv1, model.bn1 = ours.conv1, ours.bn1
     if isinstance(ours.pool, nn.Identity):
         model.maxpool = nn.Identity()
@@ -66,23 +65,6 @@ def _of_resnet(backbone: ResNet, ours: nn.Module, classes: int) -> Twin:
                 setattr(model.get_submodule(path), "downsample", None)  # noqa: B010
     model.num_features = model.head_hidden_size = backbone.D  # type: ignore[assignment]
     return Twin(name, base, model, arguments)
-
-
-def _asked(backbone: Timm) -> dict[str, Any]:
-    given = {"img_size": backbone.side, "patch_size": backbone.patch, "drop_path_rate": backbone.drop_path}
-    return {name: value for name, value in given.items() if value}
-
-
-def _create(name: str, arguments: dict[str, Any], classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    """The model with random weights, and the arguments that it took."""
-    timm = interop.timm()
-    try:
-        return timm.create_model(name, num_classes=classes, **arguments).eval(), arguments
-    except TypeError as error:
-        if "img_size" not in str(error):
-            raise
-        fewer = {key: value for key, value in arguments.items() if key != "img_size"}  # it takes images of any side
-        return timm.create_model(name, num_classes=classes, **fewer).eval(), fewer
 
 
 def _put_classifier(made: Twin, classifier: nn.Linear) -> None:

@@ -34,6 +34,7 @@ bench: setup
 	$(PY) benchmarks/probe.py --json
 	$(PY) benchmarks/knn.py --json
 	$(PY) benchmarks/features.py --json
+	$(PY) benchmarks/loader.py --json --only rate pack
 	$(PY) benchmarks/rcdm.py --json --only step samples
 	$(PY) benchmarks/wide_block.py --json
 	$(PY) benchmarks/losses.py --json --only nt_xent-4096x256

@@ -91,14 +91,16 @@ def test_a_half_written_checkpoint_is_written_anew(tmp_path):
     assert [each.name for each in folder.checkpoints()[0].iterdir()] == ["state.json"]
 
 
-def test_forgetting_keeps_the_newest_the_named_and_no_leftovers(tmp_path):
+def test_forgetting_keeps_the_newest_two_the_named_and_no_leftovers(tmp_path):
     folder = RunFolder(tmp_path)
-    for step in (10, 20, 30, 40):
+    for step in (10, 20, 30, 40, 50):
         checkpoint(folder, step)
     for left in (".step-000000005.gone", ".step-000000035.part"):
         (tmp_path / "checkpoints" / left).mkdir()
     folder.forget_checkpoints({"step-000000020"})
-    assert names(folder) == ["step-000000020", "step-000000040"]
+    assert names(folder) == ["step-000000020", "step-000000040", "step-000000050"]
+    folder.forget_checkpoints(set(), newest=1)
+    assert names(folder) == ["step-000000050"]
 
 
 def test_a_log_line_cut_by_a_kill_is_made_again(tmp_path):

@@ -27,7 +27,8 @@ def _first_line(file: Path) -> str:
 
 
 _ORDER = (
-    "study", "pretrain", "measure", "finetune", "advise", "report", "features", "search", "draw", "export", "describe", "show",
+    "study", "pretrain", "measure", "finetune", "advise", "report", "features", "pack", "search", "draw", "export", "describe",
+    "show",
 )  # fmt: skip
 
 

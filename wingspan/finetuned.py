@@ -35,7 +35,7 @@ def score(path: Path, device: str = "auto") -> dict[str, Any]:
     state = prepare(run, images, runtime)
     warm.begin(run, state.learner, images, runtime)
     first = answers(run, state, runtime, test, "the probe it began with")
-    state.restore(last, spec.fingerprint(run))
+    state.read(last, spec.fingerprint(run))
     now = answers(run, state, runtime, test, "the classifier")
     better = (now == truth).double() - (first == truth).double()
     shown = torch.bincount(truth, minlength=len(names))

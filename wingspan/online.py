@@ -146,7 +146,8 @@ class Online:
             tell([f"{checkpoint} holds no online probe: one begins anew here, and its accuracy with it."])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             self.probe = Probe(self.run.backbone.D, len(self.probe.bias), self.runtime.device)
-            tell([f"{file} cannot be used ({error}): the online probe begins anew."])
+            reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else error
+            tell([f"{file} cannot be used ({reason}): the online probe begins anew."])
 
     def after_step(self, indices: Tensor, step: int, per_epoch: int) -> dict[str, float]:
         """Learn from the step that was just made on the images at `indices` (B,); at an epoch's end also test.

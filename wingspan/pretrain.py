@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from wingspan import optim, projector, spec
+from wingspan import optim, processes, projector, spec, weights
 from wingspan.augment import Augment
 from wingspan.backbones.base import Backbone
 from wingspan.backbones.resnet import ResNet
@@ -26,7 +25,7 @@ from wingspan.learner import Learner
 from wingspan.objectives.base import Objective
 from wingspan.objectives.simclr import SimCLR
 from wingspan.optim import Optim
-from wingspan.runs import RunFolder, read_json
+from wingspan.runs import DamagedError, RunFolder, read_json
 from wingspan.runtime import Precision, Runtime
 from wingspan.sampling import Sampling
 from wingspan.start import Start
@@ -129,11 +128,12 @@ class State:
         final = folder.path / "checkpoints" / f"step-{self.step:09d}"
         if final.exists():
             return final
-        with folder.new_checkpoint(self.step) as place:
-            tensors = {name: value.contiguous() for name, value in self.learner.state_dict().items()}
+        tensors = {name: value.contiguous() for name, value in self.learner.state_dict().items()}
+        kept = {"optimiser": self.optimiser.state_dict(), **(beside or {})}
+        with folder.new_checkpoint(self.step, _bytes([tensors, kept])) as place:
             try:
                 safetensors.torch.save_file(tensors, place / "learner.safetensors")
-                for name, value in {"optimiser": self.optimiser.state_dict(), **(beside or {})}.items():
+                for name, value in kept.items():
                     torch.save(value, place / f"{name}.pt")
             except (RuntimeError, safetensors.SafetensorError) as error:  # what the two make of a full disk
                 raise OSError(f"{error} (is the disk full?)") from error
@@ -142,24 +142,46 @@ class State:
         return final
 
     def restore(self, checkpoint: Path, identity: str) -> None:
-        """Take over a checkpoint. Raises UserError when it belongs to other settings or is damaged."""
+        """Take over the checkpoint `checkpoint`, or, where it is damaged, the newest before it that is whole, with a warning.
+
+        For whoever holds the folder's lock. Several processes would have to agree on which, so there a damaged one is an error.
+        Raises UserError when nothing can be gone on from, and as `read` does.
+        """
+        if processes.place().world > 1:
+            try:
+                return self.read(checkpoint, identity)
+            except DamagedError as error:
+                raise UserError(f"{error} Remove {checkpoint} to go on from the one before it, if there is one.") from error
+        return RunFolder(checkpoint.parents[1]).restore(lambda each: self.read(each, identity), checkpoint)
+
+    def read(self, checkpoint: Path, identity: str) -> None:
+        """Take over this checkpoint. Raises DamagedError when a file of it is cut, overwritten or gone, and UserError when it
+        belongs to other settings, or could run code."""
         facts = check_identity(checkpoint, identity)
+        held = weights.opened(checkpoint / "learner.safetensors")
+        moments = weights.opened(checkpoint / "optimiser.pt")
         try:
-            weights = safetensors.torch.load_file(checkpoint / "learner.safetensors")
-            moments = torch.load(checkpoint / "optimiser.pt", weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-            raise UserError(f"{checkpoint} is damaged: {error}. Remove this folder to resume from the one before.") from error
-        try:
-            self.learner.load_state_dict(weights)
+            self.learner.load_state_dict(held)
             self.optimiser.load_state_dict(moments)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{checkpoint} holds other weights than this run's: {error}") from error
-        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.step, self.seconds = facts["step"], facts.get("seconds", 0.0)
+
+
+def _bytes(value: Any) -> int:
+    """What the tensors take, at any depth of lists and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_bytes, value.values()))
+    return sum(map(_bytes, value)) if isinstance(value, list | tuple) else 0
 
 
 def check_identity(checkpoint: Path, identity: str) -> dict[str, Any]:
-    """A checkpoint's facts. Raises UserError when a run with another fingerprint wrote it."""
+    """A checkpoint's facts. Raises DamagedError where there are none, UserError when a run with other settings wrote it."""
     facts: dict[str, Any] = read_json(checkpoint / "state.json")
+    if not isinstance(facts, dict) or not isinstance(facts.get("step"), int) or "fingerprint" not in facts:
+        raise DamagedError(f"{checkpoint / 'state.json'} is damaged: step and fingerprint expected.")
     if facts["fingerprint"] != identity:
         raise UserError(
             f"{checkpoint} was written by a run with other settings (fingerprint {facts['fingerprint']}, this run's is "

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wingspan.errors import UserError, nearest
+from wingspan.runs import DamagedError
 
 Shape = tuple[int, ...]
 _TWINS = ("encoder_k", "momentum", "target", "student")  # where a file holds two networks, the other is evaluated
@@ -47,6 +48,43 @@ def read_weights(module: nn.Module, file: Path, prefix: str = "backbone.") -> No
             "Give the width and architecture it was trained with."
         )
     module.load_state_dict(weights)
+
+
+def opened(file: Path) -> Any:
+    """What a checkpoint's file holds: tensors by name (.safetensors), or what torch.save wrote of tensors and plain values.
+
+    Nothing in it is carried out. Raises DamagedError for a file that is cut, overwritten or gone, and UserError for one that
+    holds more than such values: we write none of those, so that it is no damage of ours, and going on would be no answer.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(_more_than_tensors(file)) from error
+    except PermissionError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    except (OSError, EOFError, LookupError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        if file.suffix == ".safetensors" and _is_pickle(file):
+            raise UserError(_more_than_tensors(file)) from error
+        raise DamagedError(f"{file} is damaged: {(str(error).strip() or 'it ends too early').splitlines()[0]}") from error
+
+
+def _is_pickle(file: Path) -> bool:
+    """Whether it begins as a pickle does, plain or in torch.save's archive. Some safetensors files do, too: ask after these."""
+    try:
+        with file.open("rb") as held:
+            first = held.read(4)
+    except OSError:
+        return False
+    return first == b"PK\x03\x04" or (first[:1] == b"\x80" and first[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
+
+
+def _more_than_tensors(file: Path) -> str:
+    return (
+        f"{file} holds more than tensors and is not opened, since that could run code: Wingspan writes no such file. Find out "
+        f"where it comes from, then remove {file.parent} to go on from the checkpoint before."
+    )
 
 
 def read(file: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import Literal
 
@@ -10,6 +11,8 @@ import numpy.typing as npt
 import PIL
 from PIL import Image
 
+from wingspan.data._resample import planes, resized
+
 Pixels = npt.NDArray[np.uint8]
 Fit = Literal["crop", "squash", "pad"]
 
@@ -17,6 +20,10 @@ Fit = Literal["crop", "squash", "pad"]
 VERSION = f"1-pillow{PIL.__version__}"
 
 BORDER = (124, 116, 104)  # the mean of ImageNet: about 0 once normalised, so that a border is no edge of its own
+
+# What is opened, whatever a file is called: Pillow would hand some others, EPS for one, to a program that runs what is in them.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "AVIF", "ICO")
+PIXELS = 2**26  # 0.2 GB in RGB, which every decoding thread may take: a few kilobytes of file can stand for any number
 
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
@@ -44,21 +51,30 @@ def decode(data: bytes, side: int, fit: Fit = "crop") -> Pixels:
     is transparent shows white; of an animation the first frame is taken. A JPEG much larger than needed is decoded at
     1/2, 1/4 or 1/8 of its size, never below twice `side`.
 
-    Raises BrokenImageError for what cannot be decoded or lies beyond Pillow's decompression-bomb limit.
+    Raises BrokenImageError for what cannot be decoded, is of a format that is not opened, or has more than `PIXELS` pixels,
+    after the reduction of a JPEG; Pillow's own limit, of twice 89 million, holds before that.
     """
     if not data:
         raise BrokenImageError("no bytes")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             image.draft(None, (2 * side, 2 * side))  # None keeps the mode
+            if image.width * image.height > PIXELS:
+                raise BrokenImageError(f"{image.width} x {image.height} pixels, more than {PIXELS:,}: make it smaller")
             image.load()
-            square = _square(_rgb(_upright(image)), side, fit)
+            return _square(_rgb(_upright(image)), side, fit)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = "not an image of a known format" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
         raise BrokenImageError(reason or type(error).__name__) from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow was built with: it fails on any other name."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -90,17 +106,17 @@ def _eight_bits(pixels: npt.NDArray[np.generic]) -> Pixels:
     return ((wide + 128) // 257).astype(np.uint8)
 
 
-def _square(image: Image.Image, side: int, fit: Fit) -> Image.Image:
-    """One resampling, and for "pad" the border."""
+def _square(image: Image.Image, side: int, fit: Fit) -> Pixels:
+    """One resampling, and for "pad" the border: (3, side, side)."""
     if image.size == (side, side):
-        return image
+        return planes(image)
     if fit == "squash":
-        return image.resize((side, side), Image.Resampling.BICUBIC)
+        return resized(image, side, (0, 0, *image.size))
     if fit == "pad" and image.width != image.height:
         width, height = (max(1, round(length * side / max(image.size))) for length in image.size)
         whole = Image.new("RGB", (side, side), BORDER)
         whole.paste(image.resize((width, height), Image.Resampling.BICUBIC), ((side - width) // 2, (side - height) // 2))
-        return whole
+        return planes(whole)
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+    return resized(image, side, (left, top, left + short, top + short))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,11 +89,17 @@ def _bytes(value: Any) -> bytes:
         data, path = value.get("bytes"), value.get("path")
         if data is None and path:
             try:
-                return Path(path).read_bytes()
+                return _content(path)
             except OSError:
                 return b""
         return data or b""
     return value or b""
+
+
+def _content(path: str) -> bytes:
+    """What a file holds; b"" for what is no file: a pipe would keep the reader waiting, and a device never ends."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 @functools.cache

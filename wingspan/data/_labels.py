@@ -15,6 +15,7 @@ from wingspan.errors import UserError, nearest
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo")
 TARGETS = ("label", "labels", "class", "category", "fine_label", "target", "cls", "classes", "class_name", "label_name")
 MISSING = -1
+LONGEST, ALL = 1000, 4_000_000  # characters of a class name, bytes of all of a column: beyond these it is text, not classes
 Floats = npt.NDArray[np.float32]  # (N,), NaN where there is no number
 
 
@@ -34,6 +35,7 @@ class Column:
     names: tuple[str, ...]
     codes: npt.NDArray[np.int64]  # (N,)
     crowded: bool  # more than half as many values as rows: an id or a path, not a class
+    text: str = ""  # how much of it there is, where it is too long for class names; then there are no names
 
 
 def described(rows: Any) -> str:
@@ -106,6 +108,10 @@ def read_columns(
                 quantities[name] = numbers
             else:
                 left_out.append(f"{name} ({kind})")
+        elif text := next((column.text for column in columns.values() if column.text), ""):
+            if name == wanted:
+                raise UserError(f"column '{name}' holds {text}: no class names. Name another column with --data.label.")
+            left_out.append(f"{name} ({text})")
         elif name != wanted and any(column.crowded for column in columns.values()):
             left_out.append(f"{name} (nearly a value an image)")
         else:
@@ -132,8 +138,10 @@ def _column(rows: Any, name: str) -> Column | Floats | None:
     import pyarrow.compute as pc
 
     feature = rows.features[name]
-    values = rows.select_columns([name]).with_format("arrow")[:].column(0).combine_chunks()
+    values = rows.select_columns([name]).with_format("arrow")[:].column(0)  # in chunks: a string array ends at 2 GB
     if _is(feature, "ClassLabel"):
+        if text := _too_long(pa.array(feature.names, pa.large_string())):
+            return Column("names", (), np.empty(0, np.int64), False, text)
         codes = pc.fill_null(values, MISSING).to_numpy(zero_copy_only=False).astype(np.int64)
         return Column("names", tuple(feature.names), codes, crowded=False)
     if pa.types.is_boolean(values.type):
@@ -146,10 +154,24 @@ def _column(rows: Any, name: str) -> Column | Floats | None:
     number = pa.types.is_integer(values.type)
     if not (number or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return None
-    classes = sorted(value for value in pc.unique(values).to_pylist() if value is not None)
+    unique = pc.unique(values)
+    if text := "" if number else _too_long(unique):
+        return Column("words", (), np.empty(0, np.int64), False, text)
+    classes = sorted(value for value in unique.to_pylist() if value is not None)
     codes = pc.fill_null(pc.index_in(values, pa.array(classes, values.type)), MISSING).to_numpy(zero_copy_only=False)
     crowded = len(classes) > max(1, len(values) // 2)
     return Column("numbers" if number else "words", tuple(map(str, classes)), codes.astype(np.int64), crowded)
+
+
+def _too_long(names: Any) -> str:
+    """How much text a pyarrow array of names holds, where that is more than class names could be; else nothing."""
+    import pyarrow.compute as pc
+
+    sizes = pc.binary_length(names)
+    total, longest = pc.sum(sizes).as_py() or 0, pc.max(sizes).as_py() or 0
+    if longest <= LONGEST and total <= ALL:
+        return ""
+    return f"{total / 1e6:.1f} MB of text, a value of up to {longest:,} bytes"
 
 
 def _united(columns: Mapping[str, Column]) -> Task:

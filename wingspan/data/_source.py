@@ -33,6 +33,8 @@ class Table:
     rows: Any  # datasets.Dataset
     where: Callable[[int], str]  # row -> how a message names it
     stamp: str  # changes when the files do
+    pixels: Any = None  # _pages.Pages, where the images are decoded already
+    target: str = ""  # the column that its maker calls the target
 
 
 Splits = Mapping[str, Callable[[], Table]]
@@ -40,10 +42,12 @@ Splits = Mapping[str, Callable[[], Table]]
 
 @contextlib.contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Without the log noise of `datasets` and the hub's client, and without progress bars unless `bars`."""
+    """Without the log noise of `datasets` and the hub's client, without progress bars unless `bars`, and without a word to
+    anybody: left alone, `datasets` tells its makers of every load, of local files too."""
     import datasets
 
     level, shown = datasets.logging.get_verbosity(), datasets.is_progress_bar_enabled()
+    told, datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = getattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False), False
     client = logging.getLogger("huggingface_hub")
     client_level = client.level
     datasets.logging.set_verbosity_error()
@@ -53,6 +57,7 @@ def quiet(bars: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = told
         datasets.logging.set_verbosity(level)
         client.setLevel(client_level)
         if shown:
@@ -168,8 +173,12 @@ def _parquet(files: list[Path], cache: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        counts = [pq.read_metadata(file).num_rows for file in files]
-        if sum(file.stat().st_size for file in files) <= IN_MEMORY:
+        counts, needs = [], 0  # bytes once unpacked: a small file may hold very many
+        for file in files:
+            about = pq.read_metadata(file)
+            counts.append(about.num_rows)
+            needs += sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+        if needs <= IN_MEMORY:
             parts = [pq.ParquetFile(file).read() for file in files]
             rows = datasets.Dataset(pa.concat_tables(parts, promote_options="default"))
         else:

@@ -24,9 +24,11 @@ from wingspan.data._cache import Decoded, decode_once, scan, size_decoded
 from wingspan.data._decode import Fit
 from wingspan.data._encoded import SKIP, Encoded
 from wingspan.data._labels import MISSING, Task, guess_target, image_column, read_columns
+from wingspan.data._pages import is_packed, packed_splits, read_manifest
 from wingspan.data._source import Splits, Table, hub_splits, local_splits, namer
 from wingspan.data.base import Data, ImageSet, Split
 from wingspan.errors import UserError, nearest
+from wingspan.processes import place
 
 TESTS = ("test", "validation", "valid", "val")
 HELD_OUT = 0.1
@@ -42,7 +44,8 @@ class Hub(Data):
     title: ClassVar[str] = "your own images: a hub id, a folder of class folders, Parquet or WebDataset files"
 
     name: str = ""  # id on the Hugging Face hub, e.g. uoft-cs/cifar10
-    path: str = ""  # local: folder of class folders, Parquet file or folder of them, WebDataset .tar files
+    # local: folder of class folders, Parquet file or folder of them, WebDataset .tar files, what wingspan pack wrote
+    path: str = ""
     config: str = ""  # the hub id's configuration, where it has several
     image: str = ""  # column of images; guessed when empty
     label: str = ""  # column of the target's labels; guessed when empty
@@ -55,7 +58,7 @@ class Hub(Data):
     on_bad: Literal["error", "skip"] = "error"  # what to do about images that cannot be decoded
     cache_gb: float = 8.0  # a set up to this size when decoded is decoded once, into a file; a larger one batch by batch
     cache: str = ""  # folder for such files; $WINGSPAN_CACHE or ~/.cache/wingspan when empty
-    workers: int = 0  # decoding threads; 0: one a core, or one in all where files are tiny
+    workers: int = 0  # decoding threads; 0: one a core of this process's share, or one in all where files are tiny
     # pictures that are not square: their centre (crop), all of it out of proportion (squash, as VTAB does: for scenes whose
     # objects reach the edge), or all of it between grey borders (pad)
     fit: Fit = "crop"
@@ -76,6 +79,8 @@ class Hub(Data):
     @property
     def stored(self) -> int:
         """The side in pixels of the images that `load` gives."""
+        if self.path and is_packed(path := Path(self.path).expanduser()):
+            return read_manifest(path).packing.side
         return self.store or (self.size if self.size <= 64 else round(self.size * 8 / 7))
 
     def load(self, split: Split) -> ImageSet:
@@ -93,7 +98,7 @@ class Hub(Data):
         table = tables[source]
         image, more = image_column(table.rows, self.image, f"split '{source}' of '{self.name or self.path}'")
         tasks, floats, left_out = read_columns({name: each.rows for name, each in tables.items()}, image, self.label)
-        target, guessed = guess_target(tasks, self.label)
+        target, guessed = guess_target(tasks, self.label or table.target)
         notes += more + left_out + guessed
         labels, missing = _present({name: task.values for name, task in tasks.items()}, source, self.label)
         quantities, lacking = _present(floats, source)
@@ -134,7 +139,21 @@ class Hub(Data):
         if self.name:
             return hub_splits(self.name, self.config), ()
         path = Path(self.path).expanduser()
+        if is_packed(path):
+            self._check_packed(path)
+            return packed_splits(path)
         return local_splits(path, (self.split_train, self.split_test), cache_folder(self.cache))
+
+    def _check_packed(self, path: Path) -> None:
+        """Raise UserError for what would have to be decoded anew."""
+        about = read_manifest(path).packing
+        if self.size > about.side or self.store not in (0, about.side):
+            raise UserError(
+                f"'{path}' was packed at {about.side} pixels: it cannot give --data.size {self.size} with --data.store "
+                f"{self.store}. Give a size up to {about.side} and no store, or pack again with wingspan pack --size."
+            )
+        if self.fit != about.fit:
+            raise UserError(f"'{path}' was packed with fit={about.fit}, not {self.fit}: give --data.fit {about.fit}.")
 
     def _test_name(self, splits: Splits) -> str | None:
         """The split to test on; None when images of the training split are held out for it."""
@@ -149,7 +168,10 @@ class Hub(Data):
             raise UserError(f"--data.split-train and --data.split-test are both '{test}': testing would see training images.")
         if split == "test" and test is not None:
             return test, False
-        return self._known(self.split_train, splits, "split-train"), test is None
+        packed = self.path and is_packed(Path(self.path).expanduser())
+        if packed and split == "test":
+            raise UserError(f"'{self.path}' was packed without test images: pack them too, with wingspan pack --split both.")
+        return self._known(self.split_train, splits, "split-train"), test is None and not packed
 
     def _known(self, wanted: str, splits: Splits, option: str) -> str:
         if wanted not in splits:
@@ -177,6 +199,8 @@ class Hub(Data):
         return rows[stratified(None if by is None else by[rows], len(rows), limit, f"hub limit {split}")]
 
     def _decoded(self, table: Table, image: str, rows: Rows) -> Decoded:
+        if table.pixels is not None:
+            return Decoded(table.pixels.take(rows), ())
         arrow = table.rows.select_columns([image]).with_format("arrow")
         encoded = Encoded(arrow, rows, self.stored, table.where, workers=1, fit=self.fit)
         encoded = dataclasses.replace(encoded, workers=self.workers or _threads(encoded))
@@ -218,7 +242,12 @@ def stratified(labels: Rows | None, total: int, count: int, purpose: str) -> Row
 def _threads(encoded: Encoded) -> int:
     """Below some 4 kB a file, Pillow spends its time in Python, where threads only take turns: on CIFAR-10 one was fastest."""
     sizes = [len(data) for data in encoded.read(np.arange(min(len(encoded), 64)))]
-    return 1 if np.mean(sizes) < 4096 else os.cpu_count() or 1
+    return 1 if np.mean(sizes) < 4096 else max(1, _cores() // place().local)
+
+
+def _cores() -> int:
+    """The cores that this process may use: a job's share of a machine, where the system tells it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _present(columns: Mapping[str, Mapping[str, Column]], source: str, wanted: str = "") -> tuple[dict[str, Column], Notes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from wingspan.rcdm.settings import Settings
 from wingspan.runs import RunFolder
 from wingspan.runtime import Runtime
 from wingspan.stopping import Interrupted, stop_on_signals
+from wingspan.weights import opened
 
 _SAVE_SECONDS = 60.0
 
@@ -74,7 +74,7 @@ def train(model: Conditioned, course: Course, material: Material, folder: Path, 
     settings, place = material.settings, RunFolder(folder)
     state = _State(model, settings)
     if place.checkpoints():
-        state.restore(place.checkpoints()[-1], identity)
+        place.restore(lambda checkpoint: state.restore(checkpoint, identity), place.checkpoints()[-1])
     if state.step < course.steps:
         with stop_on_signals() as stop, place.lock():
             saved = time.monotonic()
@@ -92,6 +92,7 @@ def train(model: Conditioned, course: Course, material: Material, folder: Path, 
                             "To go on, give the same command again.",
                             stop.signum,
                         )
+            place.forget_checkpoints(set(), newest=1)
     state.settle()
 
 
@@ -166,14 +167,17 @@ class _State:
 
     def restore(self, checkpoint: Path, identity: str) -> None:
         facts = check_identity(checkpoint, identity)
+        held, average = (opened(checkpoint / f"{name}.safetensors") for name in ("weights", "average"))
+        moments = opened(checkpoint / "optimiser.pt")
         try:
-            weights, average = (safetensors.torch.load_file(checkpoint / f"{n}.safetensors") for n in ("weights", "average"))
-            self.model.load_state_dict(weights)
-            self.optimiser.load_state_dict(torch.load(checkpoint / "optimiser.pt", weights_only=True))
+            self.model.load_state_dict(held)
+            self.optimiser.load_state_dict(moments)
             for name, kept in zip((name for name, _ in self.model.named_parameters()), self.average, strict=True):
                 kept.copy_(average[name])
-        except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
-            raise UserError(f"{checkpoint} is damaged: {error}. Remove {checkpoint.parents[1]} to train it anew.") from error
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{checkpoint} is of another model: {error}. Remove {checkpoint.parents[1]} to train it anew."
+            ) from error
         self.step = int(facts["step"])
 
     @torch.no_grad()

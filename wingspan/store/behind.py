@@ -46,7 +46,12 @@ class Behind:
             return
         try:
             if self._writer is None:
-                self._writer = ShardWriter(self.folder, shard, self.manifest.format, self.manifest.threshold)
+                about = self.manifest
+                rows = about.splits[self.folder.name].rows - shard * about.shard_rows
+                need = rows * (
+                    2 * about.width if about.format == "sparse" else about.row_bytes
+                )  # sparse: hardly more than that
+                self._writer = ShardWriter(self.folder, shard, about.format, about.threshold, need)
             self._writer.add(h)
             if last:
                 found = self._writer.finish()

@@ -10,6 +10,7 @@ DIR/test/SHA256SUMS         of every finished file, as `sha256sum --check` reads
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,10 @@ def present(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of the store in `folder`. Raises UserError when there is none, or one of another version."""
+    """The manifest of the store in `folder`.
+
+    Raises UserError when there is none, one of another version, or one whose splits would lie outside the folder.
+    """
     file = folder / _FILE
     if not file.exists():
         told = "it does not exist" if not folder.exists() else f"it holds no {_FILE}"
@@ -105,7 +109,11 @@ def read(folder: Path) -> Manifest:
     version = value.get("version") if isinstance(value, dict) else None
     if version != VERSION:
         raise UserError(f"{file}: version {version}, this Wingspan reads version {VERSION}. Extract the features again.")
-    return spec.from_json(Manifest, value, str(file))
+    found = spec.from_json(Manifest, value, str(file))
+    for split in found.splits:  # each is the name of a folder
+        if not re.fullmatch(r"\w[\w.-]*", split):
+            raise UserError(f"{file}: '{split[:80]}' cannot be the name of a split. Get the store from where it is whole.")
+    return found
 
 
 def write(folder: Path, manifest: Manifest) -> None:

@@ -66,7 +66,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     found = {}
     for line in file.read_text().splitlines():
         value, gap, listed = line.partition("  ")
-        if not gap or len(value) != 64:
+        if not gap or len(value) != 64 or listed != Path(listed).name:  # a path would lead out of the folder
             raise UserError(f"{file} is damaged: '{line[:80]}' is no checksum. Remove the file and extract again.")
         found[listed] = value
     return found
@@ -88,17 +88,18 @@ class _Hashed:
 class ShardWriter:
     """One shard in the making: rows are added in order, then its files get their names."""
 
-    def __init__(self, folder: Path, shard: int, kind: Format, threshold: float) -> None:
-        self.folder, self.kind, self.threshold = folder, kind, threshold
+    def __init__(self, folder: Path, shard: int, kind: Format, threshold: float, need: int = 0) -> None:
+        """need: bytes that are still to come, of this shard and later ones; told when there is no room for them."""
+        self.folder, self.kind, self.threshold, self.need = folder, kind, threshold, need
         self.names = [name(shard, suffix) for suffix in SUFFIXES[kind]]
         self._parts = [folder / f".{each}.part" for each in self.names]
         self._counts = [np.zeros(1, np.int64)]
-        with explained(folder):
+        with explained(folder, need):
             self._files = [_Hashed(part.open("wb", buffering=0)) for part in self._parts]
 
     def add(self, h: Tensor) -> None:
         """h (n, D) fp16 on the CPU; for packed fp32, or codes (n, ceil(D / 8)) uint8 made elsewhere."""
-        with explained(self.folder):
+        with explained(self.folder, self.need):
             if self.kind == "fp16":
                 self._files[0].write(h.numpy())
             elif self.kind == "packed":
@@ -111,7 +112,7 @@ class ShardWriter:
 
     def finish(self) -> dict[str, str]:
         """Flush, name and give every file's checksum. Raises UserError where the disk is full."""
-        with explained(self.folder):
+        with explained(self.folder, self.need):
             if self.kind == "sparse":
                 self._files[2].write(np.cumsum(np.concatenate(self._counts)))
             for each in self._files:

@@ -13,7 +13,7 @@ import wingspan
 HOUSE = Path(wingspan.__file__).parent
 FLOORS = {
     "errors": 0, "spec": 0, "chance": 0, "progress": 0, "stopping": 0, "runs": 0, "runtime": 0, "caches": 0, "compiled": 0,
-    "interop": 0, "processes": 0, "synced": 0,
+    "interop": 0, "processes": 0, "synced": 0, "cluster": 0,
     "data": 1, "bits": 1, "colour": 1, "augment": 1, "sampling": 1, "streaming": 1, "weights": 1,
     "backbones": 2, "projector": 2, "objectives": 2, "store": 2, "neighbours": 2,
     "width": 2,
@@ -28,7 +28,8 @@ FLOORS = {
     "experiments": 8, "export": 8,
     "tables": 9, "findings": 9, "canvas": 9, "figures": 9, "curves": 9, "layout": 9, "frontier": 9,
     "pages": 9, "report": 9, "notes": 9, "board": 9, "workbench": 9,
-    "costs": 9, "slurm": 9, "bill": 9, "gallery": 9, "collage": 9, "mosaic": 9, "taus": 9, "retained": 9,
+    "costs": 9, "slurm": 9, "jobs": 9, "standing": 9, "launch": 9, "bill": 9,
+    "gallery": 9, "collage": 9, "mosaic": 9, "taus": 9, "retained": 9,
     "verbs": 10, "cli": 10,
 }  # fmt: skip
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60

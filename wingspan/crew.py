@@ -153,7 +153,7 @@ class _Board:
         for label, metrics in running.items():
             if label not in self.rows:
                 self.rows[label] = self.bar.add_task(label, total=1, note="starting")
-            last = _last_line(metrics)
+            last = last_line(metrics)
             if last:
                 note = last.get("note") or (
                     f"loss {last['loss']:.3f}, {last['views_per_second']:,.0f} views/s, {clock(last['seconds_left'])} left"
@@ -172,7 +172,7 @@ class _Board:
         sys.stderr.flush()
 
 
-def _last_line(metrics: Path) -> dict[str, Any] | None:
+def last_line(metrics: Path) -> dict[str, Any] | None:
     """The newest complete line of a metrics file, without reading the rest."""
     try:
         with metrics.open("rb") as file:

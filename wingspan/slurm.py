@@ -1,14 +1,92 @@
-"""The Slurm form of a study: a job array, a part of the plan a task."""
+"""What jobs on Slurm ask for, and the form of a study that sbatch takes where submitit is not installed."""
 
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wingspan.errors import UserError
+
 _MARGIN = 1.5  # of the hours forecast, for images that come slowly and for measuring
 _HOST_GIB = 16  # the interpreter, CUDA, batches on their way and features while they are measured
+_LEAD = 120  # seconds before a job's end that it is told, to save
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What every job of a study asks for. A run is a job, and all jobs of a command are one array."""
+
+    partition: str = ""
+    """Partition to queue in; sinfo lists them. Left out: the cluster's default."""
+    account: str = ""
+    """Account to charge. Give it when sbatch asks for one, or you have several (sacctmgr show associations user=$USER)."""
+    qos: str = ""
+    """Quality of service, as a cluster may have one for long jobs, or for jobs that others may preempt."""
+    constraint: str = ""
+    """Features that nodes must have, as 'a100|h100'. Give it where some of the partition's GPUs are too small for the widest
+    run."""
+    nodes: int = 1
+    """Nodes a run. More than one shares each batch over all their GPUs: for a run that is too slow on one node."""
+    gpus: int = 1
+    """GPUs a node. Each gets a process and an equal share of the batch, so raise it when a run is too slow or too large for
+    one. 0: no GPU, one process a node."""
+    cpus: int = 8
+    """CPU cores a process. Raise it where reading images keeps the GPU waiting; lower it where it keeps jobs in the queue."""
+    mem: str = ""
+    """Memory a node, as 64G. Left out: for each process 16 GiB and the weights and optimiser of the largest run (without GPUs,
+    all that it needs). Raise it when a job ends as OUT_OF_MEMORY."""
+    time: str = "24:00:00"
+    """Time limit of a job: minutes, hours:minutes:seconds or days-hours. Less than a run takes will do, since it saves before
+    the end and is queued again; short jobs often start sooner. An hour is a good least."""
+    array_parallelism: int = 0
+    """Jobs that may run at a time; 0: as many as the cluster lets. Give it to leave room for others, or for yourself."""
+    retries: int = 2
+    """How many times a run that failed is queued again by itself, before the failure is reported and it is left alone."""
+    again: bool = False
+    """Submit runs, too, that failed for good, and count their failures anew. Give it once you have mended what failed."""
+    lines: tuple[str, ...] = ()
+    """Lines for the batch script as they stand, before the run begins: '#SBATCH --reservation=course' for what has no option
+    here, 'module load cuda/12.4' or 'export HF_HOME=/scratch/hf' for the environment."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("array_parallelism", 0), ("retries", 0)):
+            if getattr(self, name) < least:
+                option = f"--slurm.{name.replace('_', '-')}"
+                raise UserError(f"{option} {getattr(self, name)} must be at least {least}.")
+        if self.mem and not re.fullmatch(r"\d+[KMGT]?", self.mem):
+            raise UserError(f"--slurm.mem '{self.mem}' is no amount of memory: write 64G, or 512M.")
+        minutes(self.time)
+
+    @property
+    def processes(self) -> int:
+        """Processes on each node."""
+        return max(1, self.gpus)
+
+    @property
+    def lead(self) -> int:
+        """Seconds before a job's end that it is told of it: enough to save, little of a short job."""
+        return min(_LEAD, 15 * minutes(self.time))
+
+
+def minutes(time: str) -> int:
+    """Slurm's ways of writing a time limit -> minutes, rounded up. Raises UserError quoting what is none of them."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    if found is None:
+        raise UserError(f"--slurm.time '{time}' is no time limit: write 90 (minutes), 12:00:00 or 2-00:00:00.")
+    days, *rest = found.groups()
+    first, second, third = (int(each or 0) for each in rest)
+    if days is not None:
+        total = 1440 * int(days) + 60 * first + second + third / 60
+    elif found[4] is not None:
+        total = 60 * first + second + third / 60
+    else:
+        total = first + second / 60
+    if total <= 0:
+        raise UserError(f"--slurm.time '{time}' leaves no time for a run.")
+    return math.ceil(total)
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,18 @@ class Printed:
     numbers: Published
 
 
-def work(study: Study, out: Path, sitting: Sitting, jobs: int, command: str, printed: Printed | None = None) -> Outcome:
+def work(
+    study: Study, out: Path, sitting: Sitting, jobs: int, command: str, printed: Printed | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> Outcome:  # fmt: skip
     """Do what is missing of a study, then write results.parquet, study.json and report.html into `out`.
 
-    Raises UserError when nothing could be measured.
+    failed: given where the runs were carried out elsewhere: run folder name -> what failed. Raises UserError when nothing could
+    be measured.
     """
     notes.tell_of_others(study, out)
     try:
-        failed = studies.carry_out(study, out, sitting, jobs)
+        failed = studies.carry_out(study, out, sitting, jobs) if failed is None else dict(failed)
         drawn = studies.parties(study, studies.plan(study, out))
         failed |= draw(drawn, out, sitting.device, command, failed)
     except Interrupted:

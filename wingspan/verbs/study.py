@@ -14,17 +14,18 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from wingspan import bill, experiments, spec, workbench
+from wingspan import bill, experiments, launch, notes, spec, standing, workbench
 from wingspan.costs import Bill, draw_up
 from wingspan.errors import UserError, nearest
 from wingspan.pretrain import Pretrain, Sitting
 from wingspan.progress import console
 from wingspan.results import label_of
-from wingspan.study import Axis, Part, Study, carry_out, plan
+from wingspan.slurm import Slurm
+from wingspan.study import Axis, Part, Study, carry_out, plan, run_table
 from wingspan.verbs import _arguments as arguments
 from wingspan.verbs import _measures as asked_measures
 from wingspan.verbs._sets import data_set
@@ -53,6 +54,12 @@ class _Options:
     part: str | None = None
     """Do only this part of the plan, as 3/8 for the third of eight, and draw no page: several machines share a study so, or the
     tasks of a Slurm array. When all parts are done, the command without it draws the page."""
+    where: Literal["here", "slurm"] = "here"
+    """here, or slurm: a job a run, which saves itself and is queued again when its time is up, its nodes are taken away or it
+    fails. The command ends once jobs are queued; given again it goes on with what is left, and at last draws the page."""
+    slurm: Slurm = field(default_factory=Slurm)
+    status: bool = False
+    """Print where every run stands, here or on Slurm, and stop; with the rest of the words the same."""
     dry_run: bool = False
     """Print the plan with its costs and what exists already, and stop. At --scale paper the form for Slurm follows, on standard
     output."""
@@ -99,21 +106,58 @@ def main(words: list[str]) -> int:
     part = None if options.part is None else Part.read(options.part)
     if options.tflops is not None and not options.dry_run:
         raise UserError(f"--tflops {options.tflops:g} is for planning alone: give it with --dry-run.")
+    _check_where(options)
+    if options.status:
+        return 2 if any(each.state == "failed" for each in standing.show(study, out)) else 0
     if options.dry_run:
         with console.status("counting operations and memory, timing a few steps"):
             costs = draw_up(study, out, options.sitting, options.jobs, options.tflops, part)
         bill.show(costs)
-        if scale == "paper" and part is None:
+        if options.where == "slurm":
+            console.print(launch.told(study, out, options.slurm), highlight=False, soft_wrap=True, markup=False)
+        elif scale == "paper" and part is None:
             _offer_script(costs, asked)
         return 0
     if part is not None:
         return _do_part(study, out, options, part, asked)
+    failed = None
+    if options.where == "slurm" and (failed := _on_slurm(study, out, options, asked)) is None:
+        return 0
     printed = workbench.Printed(module.study("paper"), module.published()) if hasattr(module, "published") else None
-    outcome = workbench.work(study, out, options.sitting, options.jobs, command, printed)
+    outcome = workbench.work(study, out, options.sitting, options.jobs, command, printed, failed)
     console.print(
         f"Wrote {outcome.page} and {out / 'results.parquet'}\nNext: open {outcome.page} in a browser", highlight=False
     )
     return 2 if outcome.failed else 0
+
+
+def _check_where(options: _Options) -> None:
+    if options.where == "slurm" and options.part is not None:
+        raise UserError(f"--part {options.part} is for jobs that you submit yourself: leave it out with --where slurm.")
+    if options.where == "slurm" and options.jobs:
+        raise UserError(f"--jobs {options.jobs} is for runs on this machine; on Slurm it is --slurm.array-parallelism.")
+    if options.where == "here" and options.slurm != Slurm():
+        raise UserError(f"--slurm.* was given ({'; '.join(spec.differences(Slurm(), options.slurm))}): add --where slurm.")
+
+
+def _on_slurm(study: Study, out: Path, options: _Options, asked: list[str]) -> dict[str, str] | None:
+    """Submit what is missing; gives run folder name -> message of the runs that failed for good once no other is left to wait
+    for, else None."""
+    found = launch.launch(study, out, options.sitting, options.slurm)
+    failed = {each.cell.folder.path.name: each.message for each in found if each.state == "failed"}
+    for line in standing.failures(found):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if failed:
+        console.print("To submit failed runs again: --slurm.again", highlight=False)
+    if all(each.state in ("done", "failed") for each in found):
+        return failed
+    notes.write(study, out, run_table(study, out, failed), shlex.join(["wingspan", "study", *asked]))
+    console.print(
+        f"{standing.summed(study, found)}\nNext: {shlex.join(['wingspan', 'study', *asked, '--status'])}; when all runs are "
+        "done, the same command without --status writes the tables and the page.",
+        highlight=False, soft_wrap=True, markup=False,
+    )  # fmt: skip
+    return None
 
 
 def _do_part(study: Study, out: Path, options: _Options, part: Part, asked: list[str]) -> int:

@@ -13,7 +13,7 @@ import wingspan
 HOUSE = Path(wingspan.__file__).parent
 FLOORS = {
     "errors": 0, "spec": 0, "chance": 0, "progress": 0, "stopping": 0, "runs": 0, "runtime": 0, "caches": 0, "compiled": 0,
-    "interop": 0, "processes": 0, "synced": 0, "cluster": 0,
+    "interop": 0, "processes": 0, "synced": 0, "cluster": 0, "sharding": 0, "provenance": 0,
     "data": 1, "bits": 1, "colour": 1, "augment": 1, "sampling": 1, "streaming": 1, "weights": 1,
     "backbones": 2, "projector": 2, "objectives": 2, "store": 2, "neighbours": 2,
     "width": 2,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from wingspan import notes
 from wingspan.errors import UserError
+from wingspan.provenance import provenance
 from wingspan.report import Ruling, render, tally
-from wingspan.runs import explained, provenance, read_json
+from wingspan.runs import explained, read_json
 
 
 @dataclass(frozen=True)

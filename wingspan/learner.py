@@ -11,6 +11,7 @@ from wingspan import projector
 from wingspan.backbones.base import Backbone
 from wingspan.objectives.base import Batch, Objective
 from wingspan.runtime import Peers, full_precision
+from wingspan.sharding import local
 
 
 class Learner(nn.Module):
@@ -48,6 +49,10 @@ class Learner(nn.Module):
         with full_precision(images.device):
             return self.objective.terms(Batch(split(z), outputs, averaged, labels, peers))
 
+    def above(self) -> list[nn.Module]:
+        """What stands above the backbone, and above its moving average."""
+        return [self.projector, *self.heads.values(), *([] if self.average is None else [self.average[1]])]
+
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Move the average toward the network in training; does nothing where none is kept.
@@ -60,8 +65,8 @@ class Learner(nn.Module):
         if self.average is None or momentum is None:
             return
         online = (self.backbone, self.projector)
-        kept: list[Tensor] = list(self.average.parameters())
-        trained: list[Tensor] = [p for module in online for p in module.parameters()]
+        kept = [local(p) for p in self.average.parameters()]
+        trained = [local(p) for module in online for p in module.parameters()]
         torch._foreach_lerp_(kept, trained, 1 - momentum)
         for old, new in zip(_buffers(self.average), _buffers(*online), strict=True):
             old.copy_(new)

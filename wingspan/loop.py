@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wingspan import augment as augmentation
 from wingspan import optim, spec, warm
@@ -49,10 +47,11 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
         if runtime.device.type == "cpu":
             hold_memory()
         state = prepare(run, images, runtime)
-        if folder.checkpoints():
-            state.restore(folder.checkpoints()[-1], spec.fingerprint(run))
-        else:
+        _restore(state, spec.fingerprint(run), folder, runtime)
+        if not state.step:
             tell(warm.begin(run, state.learner, images, runtime))
+        if sitting.strategy == "fsdp" and runtime.peers.world > 1:
+            state.shard(run, runtime)
         with runtime.one_first():  # all have read what there was
             if runtime.first:
                 # Only now: what could not even begin must not keep the folder from the mended settings.
@@ -60,6 +59,16 @@ def pretrain(run: Pretrain, path: Path, sitting: Sitting = Sitting(), *, resume:
                 folder.add_provenance()
         _train(run, state, images, sampler, runtime, folder, sitting)
     return folder
+
+
+def _restore(state: State, identity: str, folder: RunFolder, runtime: Runtime) -> None:
+    """Go on from the last checkpoint that the first process finds whole: a network file system may show others an older one."""
+    with runtime.one_first():
+        if runtime.first and (found := folder.checkpoints()):
+            state.restore(found[-1], identity)
+    last = int(runtime.most([state.step])[0])
+    if last != state.step:
+        state.read(folder.checkpoint(last), identity)
 
 
 def _check_share(run: Pretrain, runtime: Runtime) -> None:
@@ -121,12 +130,15 @@ def _train(
                 with explained(folder.metrics):
                     log.write(json.dumps({**_standing(run, state, per_epoch, total), **facts}).encode() + b"\n")
             shown.advance(_note(facts))
-            signum = int(runtime.most([stop.signum or 0])[0])  # it may reach one process a step before another
+            # A signal may reach one process a step before another, and clocks differ.
+            signum, due = map(int, runtime.most([stop.signum or 0, time.monotonic() - saved > sitting.save_seconds]))
             keep = sitting.keep_every and state.step % (per_epoch * sitting.keep_every) == 0
-            due = time.monotonic() - saved > sitting.save_seconds
-            if runtime.first and (keep or due or signum or state.step == total):
-                state.save(folder, identity, online.saved())
-                _forget(folder, per_epoch, sitting)
+            if keep or due or signum or state.step == total:
+                whole = state.whole()
+                if runtime.first:
+                    state.save(folder, identity, online.saved(), whole)
+                    _forget(folder, per_epoch, sitting)
+                del whole
                 saved = time.monotonic()
             if signum and state.step < total:
                 text = f"Stopped at step {state.step} of {total}, saved. To go on: wingspan pretrain --resume {folder.path}"
@@ -210,13 +222,13 @@ def step(
         group["lr"] = lr
     draws = augmentation.draws(run.views, run.batch, run.objective.views, run.seed, state.step)[_own(run, runtime)]
     labels = images.task()[0][indices].to(runtime.device) if run.objective.supervised else None
-    optimiser.zero_grad(set_to_none=True)
+    learner.zero_grad(set_to_none=True)
     part = len(batch) // run.accumulate
     facts: dict[str, float] = {}
     for at in range(0, len(batch), part):
         here = slice(at, at + part)
         views = augmentation.apply(run.views, batch[here].to(runtime.device), draws[here])
-        with _unshared(trained) if at + part < len(batch) else contextlib.nullcontext():
+        with runtime.unshared(trained) if at + part < len(batch) else contextlib.nullcontext():
             with runtime.autocast(), synced(runtime.peers.world):
                 terms = (trained or learner)(views, None if labels is None else labels[here], runtime.peers)
             loss = torch.stack(list(terms.values())).sum() / run.accumulate
@@ -225,18 +237,12 @@ def step(
             loss.backward()  # type: ignore[no-untyped-call]
         for name, value in zip(["loss", *terms], found, strict=True):
             facts[name] = facts.get(name, 0.0) + value * (1 if name == "loss" else 1 / run.accumulate)
-    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    norm = float(torch.linalg.vector_norm(torch.stack(state.parts.gradient_norms())))
     _check(run, state, {"gradient_norm": norm}, lr, "gradient")
     optimiser.step()
     state.step += 1
     learner.after_step(state.step / total)
     return {**facts, "gradient_norm": norm, "rate": lr}
-
-
-def _unshared(trained: nn.Module | None) -> contextlib.AbstractContextManager[Any]:
-    """Gradients are shared once a step, with its last part's."""
-    return trained.no_sync() if isinstance(trained, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def _check(run: Pretrain, state: State, numbers: dict[str, float], lr: float, what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,8 +55,18 @@ def rate(optim: Optim, progress: float, batch: int) -> float:
     return peak * q + optim.floor * peak * (1 - q)
 
 
-def build(optim: Optim, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """An optimiser over the trainable parameters; vectors (biases, batch-norm gains and offsets) do not decay."""
+Norms = Callable[[list[Tensor], list[Tensor]], Sequence[Tensor]]
+
+
+def _norms(tensors: list[Tensor], of: list[Tensor]) -> Sequence[Tensor]:
+    return torch._foreach_norm(tensors)
+
+
+def build(optim: Optim, parameters: Iterable[nn.Parameter], norms: Norms = _norms) -> torch.optim.Optimizer:
+    """An optimiser over the trainable parameters; vectors (biases, batch-norm gains and offsets) do not decay.
+
+    norms: of tensors that belong to the parameters `of`, where a process has a part of each only (`sharding.Parts`).
+    """
     trained = [p for p in parameters if p.requires_grad]
     matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
@@ -68,7 +78,7 @@ def build(optim: Optim, parameters: Iterable[nn.Parameter]) -> torch.optim.Optim
         return torch.optim.AdamW(groups, lr=peak, betas=(optim.momentum, 0.999), fused=True)
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=peak, momentum=optim.momentum, fused=True)
-    return LARS(groups, lr=peak, momentum=optim.momentum)
+    return LARS(groups, lr=peak, momentum=optim.momentum, norms=norms)
 
 
 class LARS(torch.optim.Optimizer):
@@ -78,9 +88,12 @@ class LARS(torch.optim.Optimizer):
     `adapt=False` takes u = g. Then m <- momentum m + u, w <- w - lr m. No epsilon, clipping or Nesterov step.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.9, eta: float = 0.001) -> None:
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.9, eta: float = 0.001, norms: Norms = _norms
+    ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "eta": eta, "weight_decay": 0.0, "adapt": True}
         super().__init__(params, defaults)
+        self._norms = norms
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -103,10 +116,9 @@ class LARS(torch.optim.Optimizer):
             torch._foreach_add_(weights, averages, alpha=-group["lr"])
         return loss
 
-    @staticmethod
-    def _trust(weights: list[Tensor], updates: list[Tensor], eta: float) -> list[Tensor]:
+    def _trust(self, weights: list[Tensor], updates: list[Tensor], eta: float) -> list[Tensor]:
         ratios = []
-        for w, u in zip(torch._foreach_norm(weights), torch._foreach_norm(updates), strict=True):
+        for w, u in zip(self._norms(weights, weights), self._norms(updates, weights), strict=True):
             usable = (w > 0) & (u > 0)
             ratios.append(torch.where(usable, eta * w / torch.where(usable, u, 1.0), 1.0))
         return ratios

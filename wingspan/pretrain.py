@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
 import torch
 
-from wingspan import optim, processes, projector, spec, weights
+from wingspan import optim, projector, sharding, spec, weights
 from wingspan.augment import Augment
 from wingspan.backbones.base import Backbone
 from wingspan.backbones.resnet import ResNet
@@ -28,6 +28,7 @@ from wingspan.optim import Optim
 from wingspan.runs import DamagedError, RunFolder, read_json
 from wingspan.runtime import Precision, Runtime
 from wingspan.sampling import Sampling
+from wingspan.sharding import Parts
 from wingspan.start import Start
 
 
@@ -105,6 +106,9 @@ class Sitting:
     """Where images have labels, show while training how well a linear probe reads them from the representation, without any
     effect on the run. Such numbers are for watching: they differ from, and mostly stay below, those of wingspan measure.
     Switch it off where the labels must not be looked at, or for the last percent of speed."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share a run. ddp: each keeps all weights; fsdp: of the projector, its gradients, momenta and moving
+    average each keeps its part only, for a little more to send (FSDP2). Choose fsdp where D is wide and memory is short."""
     online_every: int = 1
     """Test that probe and a kNN on a few test images every so many epochs. Raise it where epochs are short; 0 never tests,
     for instance because the test images must stay unseen until the end."""
@@ -120,16 +124,31 @@ class State:
 
     learner: Learner
     optimiser: torch.optim.Optimizer
+    parts: Parts
     step: int = 0
     seconds: float = 0.0
 
-    def save(self, folder: RunFolder, identity: str, beside: Mapping[str, Any] | None = None) -> Path:
-        """Write a checkpoint that is either complete or absent. `beside` is what others keep in it: NAME -> NAME.pt."""
-        final = folder.path / "checkpoints" / f"step-{self.step:09d}"
+    def shard(self, run: Pretrain, runtime: Runtime) -> None:
+        """Leave this process its part of what stands above the backbone, values as they are (`sharding`)."""
+        moments = self.optimiser.state_dict()
+        sharding.shard(self.learner.above(), runtime.device, bf16=runtime.bf16)
+        self.parts = Parts(self.learner.parameters())
+        self.optimiser = optim.build(run.optim, self.parts.own, self.parts.norms)
+        self.optimiser.load_state_dict(self.parts.cut(moments, self.optimiser))
+
+    def whole(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Weights and optimiser as one process has them, for the first process to save. All processes must call it."""
+        held = {name: sharding.joined(value).contiguous() for name, value in self.learner.state_dict().items()}
+        return held, self.parts.join(self.optimiser.state_dict(), self.optimiser)
+
+    def save(self, folder: RunFolder, identity: str, beside: Mapping[str, Any] | None = None, whole: Any = None) -> Path:
+        """Write a checkpoint that is either complete or absent. `beside` is what others keep in it: NAME -> NAME.pt; `whole`:
+        what `whole` gave, when other processes had to be asked, too."""
+        final = folder.checkpoint(self.step)
         if final.exists():
             return final
-        tensors = {name: value.contiguous() for name, value in self.learner.state_dict().items()}
-        kept = {"optimiser": self.optimiser.state_dict(), **(beside or {})}
+        tensors, moments = whole or self.whole()
+        kept = {"optimiser": moments, **(beside or {})}
         with folder.new_checkpoint(self.step, _bytes([tensors, kept])) as place:
             try:
                 safetensors.torch.save_file(tensors, place / "learner.safetensors")
@@ -144,14 +163,8 @@ class State:
     def restore(self, checkpoint: Path, identity: str) -> None:
         """Take over the checkpoint `checkpoint`, or, where it is damaged, the newest before it that is whole, with a warning.
 
-        For whoever holds the folder's lock. Several processes would have to agree on which, so there a damaged one is an error.
-        Raises UserError when nothing can be gone on from, and as `read` does.
+        For whoever holds the folder's lock. Raises UserError when nothing can be gone on from, and as `read` does.
         """
-        if processes.place().world > 1:
-            try:
-                return self.read(checkpoint, identity)
-            except DamagedError as error:
-                raise UserError(f"{error} Remove {checkpoint} to go on from the one before it, if there is one.") from error
         return RunFolder(checkpoint.parents[1]).restore(lambda each: self.read(each, identity), checkpoint)
 
     def read(self, checkpoint: Path, identity: str) -> None:
@@ -201,7 +214,8 @@ def prepare(run: Pretrain, images: ImageSet, runtime: Runtime) -> State:
     if run.start.frozen:
         learner.backbone.requires_grad_(False)
     learner = learner.to(runtime.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return State(learner, optim.build(run.optim, learner.parameters()))
+    parts = Parts(learner.parameters())
+    return State(learner, optim.build(run.optim, parts.own, parts.norms), parts)
 
 
 def load_run(folder: RunFolder) -> Pretrain:

@@ -20,11 +20,12 @@ from rich.table import Table
 from wingspan import canvas, taus
 from wingspan.errors import UserError
 from wingspan.pages import Drawn, Files
+from wingspan.provenance import provenance
 from wingspan.rcdm.encoders import Encoder
 from wingspan.rcdm.kept import Drawing, Kept, Metric, Rung
 from wingspan.rcdm.retention import BELOW, CALIBRATED
 from wingspan.report import render
-from wingspan.runs import explained, finite, provenance, write_atomic
+from wingspan.runs import explained, finite, write_atomic
 from wingspan.tables import number
 
 FACTORS = ("pixels", "colour", "layout", "detail", "flip asymmetry", "histogram", "foreground", "background")

@@ -19,20 +19,16 @@ import io
 import json
 import math
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from wingspan.errors import UserError
 from wingspan.progress import tell
+from wingspan.provenance import provenance
 
 T = TypeVar("T")
 _BY_THE_HOLDER = ("run.json", "provenance.json", "metrics.jsonl", "done.json", "store.json")  # of the lock, and nobody else
@@ -172,13 +168,17 @@ class RunFolder:
         found = (self.path / "checkpoints").glob("step-*")
         return sorted(each for each in found if re.fullmatch(r"step-\d{9,}", each.name) and each.is_dir())
 
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step is, if there is one."""
+        return self.path / "checkpoints" / f"step-{step:09d}"
+
     @contextlib.contextmanager
     def new_checkpoint(self, step: int, need: int = 0) -> Iterator[Path]:
         """A folder to fill; it gets its name only when everything in it has reached the disk, and every line of the log before.
 
         need: bytes it will take, told when there is no room for them.
         """
-        final = self.path / "checkpoints" / f"step-{step:09d}"
+        final = self.checkpoint(step)
         beside = final.with_name(f".{final.name}.part")
         with explained(final, need):
             try:
@@ -279,21 +279,3 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def provenance() -> dict[str, str]:
-    """What produced a result: command, time, versions, revision of the code, machine."""
-    names = ("wingspan", "torch", "lightning-fabric", "datasets", "numpy")
-    found = {name: metadata.version(name) for name in names}
-    revision = ""
-    if shutil.which("git"):  # a cluster's nodes may have none
-        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        revision = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "command": " ".join(["wingspan", *sys.argv[1:]]),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "python": platform.python_version(),
-        **found,
-        "revision": revision or "unknown",
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wingspan import processes
+from wingspan import processes, sharding
 from wingspan.errors import AgreedError, UserError
 from wingspan.processes import Place
 
@@ -113,13 +113,28 @@ class Runtime:
         return slice(self.place.rank * share, (self.place.rank + 1) * share)
 
     def shared(self, module: nn.Module) -> nn.Module:
-        """A module to call for training: its gradients are averaged over processes while they are computed."""
-        if self.place.world == 1:
+        """A module to call for training: its gradients are averaged over processes while they are computed. What is in parts
+        (`sharding`) sees to its own."""
+        whole = {name: p for name, p in module.named_parameters() if not sharding.in_parts(p)}
+        if self.place.world == 1 or not any(p.requires_grad for p in whole.values()):
             return module
+        parts = [name for name, _ in module.named_parameters() if name not in whole]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, parts)
         where = None if self.device.type == "cpu" else [self.device]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the new name of broadcast_buffers is not in every release allowed
             return DistributedDataParallel(module, device_ids=where, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    @contextlib.contextmanager
+    def unshared(self, trained: nn.Module | None) -> Iterator[None]:
+        """Let gradients add up in each process: they are shared once a step, with those of the last part of its batch."""
+        parts = [] if trained is None else sharding.stacks_and_layers(trained)
+        for each in parts:
+            each.set_requires_gradient_sync(False, recurse=False)
+        with trained.no_sync() if isinstance(trained, DistributedDataParallel) else contextlib.nullcontext():
+            yield
+        for each in parts:
+            each.set_requires_gradient_sync(True, recurse=False)
 
     def mean(self, numbers: Sequence[float]) -> list[float]:
         """The mean of each number over processes; not a number where one process has none."""

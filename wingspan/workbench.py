@@ -19,9 +19,10 @@ from wingspan.errors import UserError
 from wingspan.experiments._paper import Published
 from wingspan.pretrain import Sitting
 from wingspan.progress import console
+from wingspan.provenance import provenance
 from wingspan.rcdm.kept import Drawing
 from wingspan.results import Entry, Tables, identity, label_of, tables
-from wingspan.runs import explained, provenance, read_json
+from wingspan.runs import explained, read_json
 from wingspan.sheet import contact_sheet
 from wingspan.stopping import Interrupted
 from wingspan.study import Outcome, Study

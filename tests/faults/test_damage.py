@@ -98,24 +98,6 @@ def test_where_no_checkpoint_is_whole_all_stay_as_they_are(two, tmp_path, capsys
     assert f"Remove {folder.path}/checkpoints to begin anew" in told and contents(folder.path) == before
 
 
-def test_several_processes_would_have_to_agree(two, tmp_path, monkeypatch):
-    """So that no two go on from different steps, the damage is an error there."""
-    from wingspan import spec
-    from wingspan.errors import UserError
-    from wingspan.pretrain import prepare
-    from wingspan.runtime import Runtime
-
-    folder, run = RunFolder(shutil.copytree(two.path, tmp_path / "run")), tiny()
-    damage(folder.checkpoints()[-1] / "optimiser.pt", "half")
-    before = contents(folder.path)
-    state = prepare(run, run.data.load("train"), Runtime("cpu", "fp32"))
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"optimiser\.pt is damaged.*Remove .*step-000000004 to go on from the one before"):
-        state.restore(folder.checkpoints()[-1], spec.fingerprint(run))
-    assert contents(folder.path) == before
-
-
 def test_a_line_that_the_disk_took_in_part_is_an_error_and_made_again(tmp_path):
     import resource
 

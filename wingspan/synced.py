@@ -74,15 +74,19 @@ def _batch_norm(
 
 
 class _Normalised(torch.autograd.Function):
-    """(y, mean, biased variance, rows) of x (n, C, ...): statistics in fp32 or better, gathered by Chan, Golub and LeVeque."""
+    """(y, mean, biased variance, rows) of x (n, C, ...): statistics in fp32 or better, gathered by Chan, Golub and LeVeque.
+
+    All passes over x and its gradient are PyTorch's own kernels for batch norm: written as sums and products over (n, C, h, w),
+    statistics took twenty times as long, and a training step twice.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        own = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = torch.var_mean(own, _others(x), correction=0)
-        rows = torch.full((1,), x.numel() // x.shape[1], dtype=own.dtype)
+        zeros = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+        mean, variance = torch.batch_norm_update_stats(x, zeros, torch.ones_like(zeros), 0.0)
+        rows = torch.full((1,), x.numel() // x.shape[1], dtype=zeros.dtype)
         told = torch.cat([rows, mean, variance])
         heard = [torch.empty_like(told) for _ in range(dist.get_world_size())]
         dist.all_gather(heard, told)
@@ -91,25 +95,27 @@ class _Normalised(torch.autograd.Function):
         mean = (counts * means).sum(0) / count
         variance = (counts * (variances + (means - mean).square())).sum(0) / count
         y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
-        ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
         return y, mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse, count = ctx.saved_tensors
-        dims, shape = _others(x), [1, -1] + [1] * (x.ndim - 2)
-        dy = slopes[0].to(mean.dtype)
-        along = (x.to(mean.dtype) - mean.view(shape)) * inverse.view(shape)
-        d_bias, d_weight = dy.sum(dims), (dy * along).sum(dims)
-        both = torch.stack([d_bias, d_weight])
+        dy, eps = slopes[0], ctx.eps
+        x, weight, mean, variance, count = ctx.saved_tensors
+        inverse = (variance + eps).rsqrt()
+        ones = torch.ones_like(mean)
+        like = ones if weight is None else weight
+        # As in evaluation, where mean and variance are constants: the sums over rows of dy (x - mean) / deviation, and of dy.
+        _, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+            dy, x, like, mean, variance, mean, inverse, False, eps, [False, True, True]
+        )
+        both = torch.stack([d_weight, d_bias]).to(mean.dtype)
         dist.all_reduce(both)
-        over = both / count
-        gain = inverse if weight is None else inverse * weight
-        dx = gain.view(shape) * (dy - over[0].view(shape) - along * over[1].view(shape))
-        like = (None, None) if weight is None else (d_weight.to(weight), d_bias.to(weight))
-        return dx.to(x.dtype), *like, None
-
-
-def _others(x: Tensor) -> list[int]:
-    return [dim for dim in range(x.ndim) if dim != 1]
+        along, level = both / count
+        gain = inverse * like
+        # dx = gain (dy - level - along (x - mean) / deviation), as two maps a channel
+        dx = F.batch_norm(dy, torch.zeros_like(mean), ones, gain, -gain * level, False, 0.0, 0.0)
+        dx += F.batch_norm(x, mean, ones, -gain * inverse * along, None, False, 0.0, 0.0)
+        return dx, *((None, None) if weight is None else (d_weight.to(weight), d_bias.to(weight))), None

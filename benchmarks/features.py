@@ -18,13 +18,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import json
 import os
 import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from _parts import carry_out
 from PIL import Image
 
 from wingspan import spec
@@ -51,16 +50,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     hold_memory()
     parts = {"size": size, "search": search, "extraction": extraction, "kills": kills}
-    result: dict[str, Any] = {
-        "benchmark": "features", "threads": options.threads, "torch": torch.__version__,
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="wingspan-features-") as folder:
-        os.environ["WINGSPAN_CACHE"] = str(Path(folder) / "cache")
-        for name in options.only or PARTS:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            result[name] = parts[name](options, Path(folder))
-    print(json.dumps(result, indent=2) if options.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
+    carry_out(options, parts, benchmark="features", threads=options.threads)
 
 
 def arguments() -> argparse.Namespace:

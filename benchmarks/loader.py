@@ -18,13 +18,10 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import multiprocessing
 import os
 import resource
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -35,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from _parts import carry_out
 from PIL import Image
 
 from wingspan import augment, interop
@@ -55,17 +53,8 @@ def main() -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     torch.set_num_threads(options.cores)
     hold_memory()  # as training does on a CPU
-    result: dict[str, Any] = {
-        "benchmark": "loader", "cores": options.cores, "torch": torch.__version__,
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-    }  # fmt: skip
-    parts: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"rate": rate, "pack": packing, "memory": memory}
-    with tempfile.TemporaryDirectory(prefix="wingspan-loader-") as folder:
-        os.environ["WINGSPAN_CACHE"] = str(Path(folder) / "cache")
-        for name in options.only or PARTS:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            result[name] = parts[name](options, Path(folder))
-    print(json.dumps(result, indent=2) if options.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
+    parts = {"rate": rate, "pack": packing, "memory": memory}
+    carry_out(options, parts, benchmark="loader", cores=options.cores)
 
 
 def arguments() -> argparse.Namespace:

@@ -24,12 +24,11 @@ from wingspan.jobs import Task, Ticket
 from wingspan.pretrain import Sitting
 from wingspan.progress import console
 from wingspan.runs import RunFolder, explained, write_atomic
-from wingspan.slurm import Slurm, minutes
+from wingspan.slurm import HOST_GIB, Slurm, minutes
 from wingspan.standing import Standing, standings
 from wingspan.study import Study, pairs, plan
 
 _ARRAY = 1000  # jobs; clusters seldom allow more in one
-_HOST_GIB = 16  # of a process: the interpreter, CUDA, batches on their way and features while they are measured
 _NAME = "wingspan-{}"
 
 
@@ -133,7 +132,7 @@ def _memory(study: Study, out: Path, ask: Slurm) -> int:
     widest = max(run.backbone.D for run in runs)
     costs = [forecast(run, run.views.size) for run in runs if widest == run.backbone.D]
     most = max(cost.weight_bytes + (0 if ask.gpus else cost.activation_bytes) for cost in costs)
-    return ask.processes * (_HOST_GIB + math.ceil(most / 2**30))
+    return ask.processes * (HOST_GIB + math.ceil(most / 2**30))
 
 
 def told(study: Study, out: Path, ask: Slurm) -> str:

@@ -152,6 +152,17 @@ class RunFolder:
             self._sweep()
             yield
 
+    def held(self) -> bool:
+        """Whether a process on this machine, or on another where the file system's locks reach it, holds the folder."""
+        try:
+            with (self.path / ".lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def _sweep(self) -> None:
         """Remove what a kill left half made or half removed. For the lock's holder."""
         for name in _BY_THE_HOLDER:
@@ -261,15 +272,20 @@ class _Lines(io.FileIO):
         self.folder = folder
 
     def write(self, line: Any, /) -> int:
-        left = memoryview(line)
         try:
-            while left:  # the system may take a part of a line
-                left = left[super().write(left) :]
+            write_whole(super().write, line)
         except OSError:
             saved = [file.stat().st_size for each in self.folder.checkpoints()[-1:] for file in each.iterdir()]
             with explained(self.folder.metrics, len(line) + sum(saved)):
                 raise
         return len(line)
+
+
+def write_whole(write: Callable[[Any], int], data: Any) -> None:
+    """All of the bytes to an unbuffered file, which may take a part at a time, and has nothing left to fail with at its end."""
+    left = memoryview(data)
+    while left:
+        left = left[write(left) :]
 
 
 def flush(path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from wingspan.errors import UserError
 
 _MARGIN = 1.5  # of the hours forecast, for images that come slowly and for measuring
-_HOST_GIB = 16  # the interpreter, CUDA, batches on their way and features while they are measured
+HOST_GIB = 16  # the interpreter, CUDA, batches on their way and features while they are measured
 _LEAD = 120  # seconds before a job's end that it is told, to save
 
 
@@ -102,7 +102,7 @@ class Needs:
 def script(name: str, words: Sequence[str], needs: Needs) -> str:
     """The batch script. words: those of `wingspan study ...` as the user gave them, without what only planning needs."""
     command = " ".join(shlex.quote(word) for word in ("wingspan", "study", *words))
-    memory = _HOST_GIB + math.ceil(needs.weight_bytes / 2**30)
+    memory = HOST_GIB + math.ceil(needs.weight_bytes / 2**30)
     time = ["# A placeholder: --tflops X beside --dry-run gives the hours of your devices.", "#SBATCH --time=24:00:00"]
     if needs.seconds is not None:
         time = [f"#SBATCH --time={_clock(_MARGIN * needs.seconds)}"]

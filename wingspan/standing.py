@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from wingspan.crew import last_line
 from wingspan.errors import UserError
 from wingspan.progress import clock, console
 from wingspan.results import Pair, progress_file
-from wingspan.runs import RunFolder
 from wingspan.study import Cell, Study, missing, pairs, plan
 
 State = Literal["done", "running", "queued", "failed", "stopped", "not measured", "not run"]
@@ -49,7 +47,8 @@ def standings(study: Study, out: Path, reachable: bool = True) -> list[Standing]
 
     Raises UserError when Slurm does not answer.
     """
-    cells, left = plan(study, out), missing(study, plan(study, out))
+    cells = plan(study, out)
+    left = missing(study, cells)
     tickets = [jobs.ticket(cell.folder) for cell in cells]
     given = [each for each in tickets if each is not None]
     live = cluster.queue(each.job for each in given) if reachable else {}
@@ -119,25 +118,13 @@ def _times(count: int) -> str:
 
 def _here(cell: Cell, todo: Sequence[Pair]) -> Standing:
     facts: dict[str, Any] = {"todo": todo, **_training(cell)}
-    if held(cell.folder):
+    if cell.folder.held():
         return Standing(cell, "running", f"here, {_doing(cell)}", **facts)
     if cell.folder.done():
         return Standing(cell, "not measured", **facts)
     if cell.folder.checkpoints():
         return Standing(cell, "stopped", "saved", **facts)
     return Standing(cell, "not run", **facts)
-
-
-def held(folder: RunFolder) -> bool:
-    """Whether a process on this machine, or on another where the file system's locks reach it, trains in this folder."""
-    try:
-        with (folder.path / ".lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _training(cell: Cell) -> dict[str, float | None]:

@@ -21,7 +21,7 @@ from wingspan.data._packing import pack
 from wingspan.data.hub import Hub
 from wingspan.data.packed import Packed
 
-SAMPLE = Path("/work/shared/data/imagenet1k_sample/test.parquet")
+SAMPLE = Path(__file__).parents[2].parent / "shared" / "data" / "imagenet1k_sample" / "test.parquet"
 
 
 def jpegs(folder: Path, count: int, width: int = 90, height: int = 70, **options) -> Hub:

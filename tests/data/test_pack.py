@@ -155,7 +155,7 @@ def test_killed_and_given_again_it_ends_with_the_same_bytes(tmp_path, small_step
 def test_what_was_saved_is_not_decoded_again(tmp_path, small_steps, monkeypatch):
     data, out = many(tmp_path / "here"), tmp_path / "packed"
     stop, written_chunks = Stop(), []
-    kept = _packing._write
+    kept = _packing.write_whole
 
     def counted(file, some):
         written_chunks.append(1)
@@ -163,7 +163,7 @@ def test_what_was_saved_is_not_decoded_again(tmp_path, small_steps, monkeypatch)
             stop.signum = signal.SIGTERM
         kept(file, some)
 
-    monkeypatch.setattr(_packing, "_write", counted)
+    monkeypatch.setattr(_packing, "write_whole", counted)
     monkeypatch.setattr(_packing, "stop_on_signals", lambda: _Given(stop))
     with pytest.raises(Interrupted, match="16 of 40 images of 'train' packed and saved"):
         pack(data, out, 8, BOTH)
@@ -174,7 +174,7 @@ def test_what_was_saved_is_not_decoded_again(tmp_path, small_steps, monkeypatch)
     with (out / "train.chunks.jsonl").open("ab") as file:
         file.write(b'{"taken": 4, "ima')
     sizes = []
-    monkeypatch.setattr(_packing, "_write", lambda file, some: sizes.append(len(some)) or kept(file, some))
+    monkeypatch.setattr(_packing, "write_whole", lambda file, some: sizes.append(len(some)) or kept(file, some))
     pack(data, out, 8, BOTH)
     assert sum(size for size in sizes if size == 4 * 3 * 8 * 8) == (24 + 8) * 3 * 8 * 8
     pack(data, tmp_path / "whole", 8, BOTH)
@@ -227,7 +227,7 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatc
 
 def test_a_disk_that_fills_up_on_the_way_loses_nothing(tmp_path, small_steps, monkeypatch):
     data, out = many(tmp_path / "here"), tmp_path / "packed"
-    kept, sizes = _packing._write, []
+    kept, sizes = _packing.write_whole, []
 
     def full(file, some):
         sizes.append(len(some))
@@ -235,10 +235,10 @@ def test_a_disk_that_fills_up_on_the_way_loses_nothing(tmp_path, small_steps, mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         kept(file, some)
 
-    monkeypatch.setattr(_packing, "_write", full)
+    monkeypatch.setattr(_packing, "write_whole", full)
     with pytest.raises(UserError, match="No space left on device"):
         pack(data, out, 8, BOTH)
-    monkeypatch.setattr(_packing, "_write", kept)
+    monkeypatch.setattr(_packing, "write_whole", kept)
     pack(data, out, 8, BOTH)
     pack(data, tmp_path / "whole", 8, BOTH)
     assert written(out) == written(tmp_path / "whole")

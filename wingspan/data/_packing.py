@@ -28,7 +28,7 @@ from wingspan.data._pages import BEGUN, WHOLE, Chunk, Manifest, Packing, Part, r
 from wingspan.data.base import Data, ImageSet, Split, placed
 from wingspan.errors import UserError
 from wingspan.progress import bar
-from wingspan.runs import explained, flush, write_atomic, write_json
+from wingspan.runs import explained, flush, write_atomic, write_json, write_whole
 from wingspan.stopping import Interrupted, Stop, stop_on_signals
 
 OnBad = Literal["error", "skip"]
@@ -210,7 +210,7 @@ class _Work:
 
         def save() -> None:
             os.fsync(file.fileno())
-            _write(listed, b"".join(json.dumps(spec.to_json(chunk)).encode() + b"\n" for chunk in waiting))
+            write_whole(listed.write, b"".join(json.dumps(spec.to_json(chunk)).encode() + b"\n" for chunk in waiting))
             os.fsync(listed.fileno())
             self.chunks += waiting
             waiting.clear()
@@ -226,7 +226,7 @@ class _Work:
                     )
                 taken = min(step, len(self.images) - start)
                 waiting.append(Chunk(taken, len(good), hashlib.sha256(good.data).hexdigest(), tuple(bad)))
-                _write(file, good.reshape(-1).data)
+                write_whole(file.write, good.reshape(-1).data)
                 if stop.signum or sum(chunk.images for chunk in waiting) * self.image >= SAVE:
                     save()
                 shown.advance()
@@ -247,13 +247,6 @@ class _Work:
     def _named(self, bad: Bad) -> str:
         images = self.images.images
         return images.name(bad) if isinstance(images, Encoded) else f"image {bad[0]} ({bad[1]})"
-
-
-def _write(file: io.FileIO, data: Any) -> None:
-    """All of it: an unbuffered file may take a part, and unlike a buffered one has nothing left to fail with at the end."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
 
 
 def _rows(images: ImageSet, kept: npt.NDArray[np.int64]) -> bytes:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,15 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatc
     assert not list((tmp_path / "packed").glob("*.u8"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 0, 48 * 192))
     pack(many(tmp_path / "here"), tmp_path / "packed", 8, BOTH)
+
+
+def test_a_command_that_could_not_begin_does_not_keep_the_folder(tmp_path):
+    data, out = many(tmp_path / "here"), tmp_path / "packed"
+    with pytest.raises(UserError, match="none"):
+        pack(replace(data, split_train="none"), out, 8, BOTH)
+    pack(data, out, 8, BOTH)
+    pack(data, tmp_path / "whole", 8, BOTH)
+    assert written(out) == written(tmp_path / "whole")
 
 
 def test_a_disk_that_fills_up_on_the_way_loses_nothing(tmp_path, small_steps, monkeypatch):

@@ -55,9 +55,12 @@ def pack(data: Data, out: Path, side: int, splits: tuple[Split, ...], on_bad: On
         except Timeout:
             raise UserError(f"another process packs into '{out}': wait for it, or choose another --out.") from None
     with held:
-        _claim(about, out)
+        _check_free(about, out)
         works = [_Work.begin(out, split, _opened(data, side, split), side) for split in splits]
         _check_room(works, data, out)
+        write_json(
+            out / BEGUN, spec.to_json(about)
+        )  # only now: what could not even begin keeps no folder from a mended command
         with stop_on_signals() as stop:
             parts: dict[str, Part] = {work.split: work.carry_out(on_bad, stop) for work in works}
         manifest = Manifest(about, parts)
@@ -78,7 +81,7 @@ def _check(held: Packing, wanted: Packing, out: Path) -> None:
         raise UserError(f"'{out}' holds a set packed otherwise ({'; '.join(changed)}): choose another --out.")
 
 
-def _claim(about: Packing, out: Path) -> None:
+def _check_free(about: Packing, out: Path) -> None:
     """Check that the folder is empty or this command's own."""
     if (out / BEGUN).is_file():
         try:
@@ -88,8 +91,6 @@ def _claim(about: Packing, out: Path) -> None:
         _check(begun, about, out)
     elif found := sorted(each.name for each in out.iterdir() if not each.name.startswith(".")):
         raise UserError(f"'{out}' is not empty (it holds '{found[0]}'): choose another --out.")
-    else:
-        write_json(out / BEGUN, spec.to_json(about))
 
 
 def _opened(data: Data, side: int, split: Split) -> ImageSet:
